@@ -1,0 +1,57 @@
+# Wares. `make demo` and `make test` do all the set-up that they need.
+SHELL := /bin/bash
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell $(name) -c "" 2>/dev/null && echo $(name))) python3)
+UV_VERSION := 0.13.9
+DEMO_LAKE ?= lake
+export PYTHONPATH := $(CURDIR)/lib
+
+.PHONY: help demo test notebooks lint setup lock clean
+.DEFAULT_GOAL := help
+
+help:  ## Show what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: setup  ## Run the whole way on Complete Journey, into ./lake (DEMO_LAKE=DIR for another place)
+	./spark-submit.sh jobs/suite.py --source completejourney --set lake.root=$(DEMO_LAKE)
+
+test: setup  ## Run all tests
+	.venv/bin/python -m pytest
+
+notebooks: setup  ## Write notebooks/*.ipynb, for Jupyter
+	.venv/bin/python notebooks/to_jupyter.py $(wildcard notebooks/[0-9]*.py)
+
+lint: setup  ## Check the style
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+setup: .venv/.jars  ## Make the environment and fetch the jars (demo and test do this too)
+
+# What the system must have, before anything is downloaded.
+.tools/.system: conf/check-system.sh
+	@conf/check-system.sh "$(PYTHON)"
+	@mkdir -p .tools && touch $@
+
+.tools/.uv: .tools/.system
+	@if command -v uv >/dev/null && [ "$$(uv --version | cut -d' ' -f2)" = "$(UV_VERSION)" ]; then \
+	    ln -sf "$$(command -v uv)" .tools/uv-command; \
+	else \
+	    echo "setting up: uv $(UV_VERSION), into .tools"; \
+	    $(PYTHON) -m venv .tools/uv && .tools/uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) && ln -sf uv/bin/uv .tools/uv-command; \
+	fi
+	@touch $@
+
+.venv/.packages: .tools/.uv requirements.lock
+	@echo "setting up: Python packages, into .venv (Horovod is compiled, which takes a few minutes)"
+	@[ -x .venv/bin/python ] || .tools/uv-command venv --quiet --python $(PYTHON) .venv
+	@.tools/uv-command pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+	@touch $@
+
+.venv/.jars: .venv/.packages
+	@echo "setting up: Delta's jars, into .tools/ivy"
+	@.venv/bin/python -m wares.lake.session >.tools/jars.log 2>&1 || { tail -n 20 .tools/jars.log >&2; exit 1; }
+	@touch $@
+
+lock: .tools/.uv  ## Resolve the dependencies of pyproject.toml into requirements.lock
+	.tools/uv-command pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --quiet -o requirements.lock
+
+clean:  ## Remove the environment and what was fetched; lakes stay
+	rm -rf .venv .tools .pytest_cache .ruff_cache .hypothesis
