@@ -1,0 +1,157 @@
+"""Settings: typed, frozen, read from one YAML file; an unknown key is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wares.errors import SettingsError
+
+PROJECT = Path(__file__).resolve().parents[2]
+"""The checkout (or the unpacked archive) that holds `conf/` and `lib/`."""
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Lake(_Settings):
+    """Where the tables live."""
+
+    root: str = Field("lake", description="Folder or URI that holds the layers; relative to the working directory.")
+    catalog: str | None = Field(None, description="Unity or Hive catalogue: tables are then catalog.layer.name.")
+    retention_days: int = Field(30, ge=7, description="How long Delta keeps old files and log entries.")
+
+
+class Spark(_Settings):
+    """How the session is started where the platform has not started one."""
+
+    master: str = "local[2]"
+    driver_memory: str = "4g"
+    shuffle_partitions: int = Field(4, ge=1)
+    conf: dict[str, str] = Field(default_factory=dict, description="More Spark settings, passed on as they are.")
+
+
+class Train(_Settings):
+    """The training run."""
+
+    launcher: Literal["local", "horovodrun", "spark"] = "horovodrun"
+    ranks: int = Field(2, ge=1, description="Horovod processes; `local` always runs one.")
+    epochs: int = Field(2, ge=1)
+    batch_size: int = Field(2048, ge=1, description="Rows in each rank's batch.")
+    learning_rate: float = Field(5e-3, gt=0, description="Of the deep side's Adam.")
+    ftrl_learning_rate: float = Field(0.003, gt=0, description="Of the wide side's FTRL.")
+    seed: int = 7
+
+
+class Score(_Settings):
+    """The batch scoring run."""
+
+    top_k: int = Field(10, ge=1)
+    exclude_seen: bool = Field(False, description="Leave out what the user has bought before.")
+    candidates: Literal["all", "history"] = Field(
+        "all", description="Rank the whole catalogue, or only what was bought before, its neighbours, and what is popular."
+    )
+
+
+class Mlflow(_Settings):
+    """Where runs and models are kept."""
+
+    tracking_uri: str | None = Field(None, description="An SQLite file beside the lake where none is given.")
+    experiment: str = "wares"
+
+
+class Settings(_Settings):
+    """Everything that a job may be told."""
+
+    sources: tuple[str, ...] = Field(("completejourney",), description="Names in conf/sources, or paths of YAML files.")
+    features: str = Field("conf/wide_deep.yaml", description="The feature spec.")
+    lake: Lake = Lake()
+    spark: Spark = Spark()
+    train: Train = Train()
+    score: Score = Score()
+    mlflow: Mlflow = Mlflow()
+
+
+def load_settings(path: str | Path = "conf/local.yaml", overrides: list[str] | None = None) -> Settings:
+    """Read settings from a YAML file and apply `KEY=VALUE` overrides such as `train.epochs=5`.
+
+    Raises:
+        SettingsError: The file is missing or no YAML, or a key or a value is not one that Wares knows.
+    """
+    data = read_yaml(path)
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise SettingsError(
+                "An override has no value.",
+                found=f"--set {override}",
+                do="write --set KEY=VALUE, such as --set lake.root=/data/lake",
+            )
+        place = data
+        *parents, last = key.split(".")
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise SettingsError(
+                    "An override names a key inside a value.",
+                    found=f"--set {override}",
+                    do=f"'{parent}' holds a value, not a group of settings",
+                )
+        place[last] = yaml.safe_load(value)
+    return validate(Settings, data, str(path))
+
+
+def find_file(path: str | Path) -> Path:
+    """A file given relative to the working directory or, failing that, to the project."""
+    given = Path(path)
+    return given if given.is_absolute() or given.exists() else PROJECT / given
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        SettingsError: The file is missing, is no YAML, or holds no mapping.
+    """
+    file = find_file(path)
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise SettingsError(
+            f"The file {path} cannot be read.",
+            found=error.strerror or str(error),
+            do="check the path; it is looked up from the working directory, then from the project",
+        ) from None
+    except yaml.YAMLError as error:
+        raise SettingsError(
+            f"The file {path} is not valid YAML.", found=" ".join(str(error).split()), do="mend the line that is named"
+        ) from None
+    if not isinstance(data, dict):
+        raise SettingsError(f"The file {path} holds no settings.", found=f"a {type(data).__name__}", do="write KEY: VALUE lines")
+    return data
+
+
+def validate(model: type[Model], data: dict[str, Any], path: str) -> Model:
+    """Check `data` against a pydantic model.
+
+    Raises:
+        SettingsError: One line for each key or value that does not fit, and the keys that would.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"])
+            found = "" if problem["type"] in ("missing", "extra_forbidden") else f" (found {problem['input']!r})"
+            lines.append(f"{key}: {'unknown key' if problem['type'] == 'extra_forbidden' else problem['msg']}{found}")
+        raise SettingsError(
+            f"{path} does not fit.", found="; ".join(lines), do="see the settings in README.md, or run with --help"
+        ) from None
