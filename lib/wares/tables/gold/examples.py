@@ -1,0 +1,154 @@
+"""What the model learns from: products that a user did or did not buy after a moment, with all that was known before it."""
+
+from pyspark.sql import Column as Expression
+from pyspark.sql import DataFrame, Window
+from pyspark.sql.functions import (
+    bool_and,
+    broadcast,
+    col,
+    count,
+    explode,
+    expr,
+    floor,
+    greatest,
+    least,
+    lit,
+    max,
+    pmod,
+    sequence,
+    sum,
+    when,
+    xxhash64,
+)
+
+from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, IDENTIFIER, INTERNAL
+from wares.lake.table import Check, Column, Table
+from wares.tables.gold import pair_features, product_features, type_features, user_features
+
+DRAWS = 60
+"""Products drawn for each user and moment; those that the user had not bought before become examples."""
+
+PARTS = {"user": user_features, "product": product_features, "pair": pair_features, "type": type_features}
+NO_FEATURE = ("source", "user_id", "product_id", "moment", "role")
+FEATURES = {
+    part: [column for column in file.TABLE.columns if column.name not in (*NO_FEATURE, *(("type",) if part == "type" else ()))]
+    for part, file in PARTS.items()
+}
+
+TABLE = Table(
+    keys=("source", "user_id", "product_id", "moment"),
+    columns=(
+        Column("source", "string", INTERNAL, "The shop that the row comes from."),
+        Column("user_id", "string", CONFIDENTIAL + IDENTIFIER, "Who."),
+        Column("product_id", "string", CONFIDENTIAL + BEHAVIOUR, "Which product."),
+        Column("moment", "timestamp", INTERNAL, "Features are from before, the label from here on; in UTC."),
+        Column("split", "string", INTERNAL, "train or validation."),
+        Column("label", "float", CONFIDENTIAL + BEHAVIOUR, "1 if the user bought the product within the moment's span, else 0."),
+        Column(
+            "weight",
+            "float",
+            CONFIDENTIAL + BEHAVIOUR,
+            "One in how many such pairs was taken if the user did not buy; all were that did.",
+        ),
+        *(
+            Column(f"{part}_{column.name}", column.type, column.label, column.description, column.declassified)
+            for part, columns in FEATURES.items()
+            for column in columns
+        ),
+    ),
+    checks=(Check("known_label", "label IN (0, 1)"), Check("known_split", "split IN ('train', 'validation')")),
+)
+
+
+def build(
+    gold_interactions: DataFrame,
+    gold_moments: DataFrame,
+    gold_user_features: DataFrame,
+    gold_product_features: DataFrame,
+    gold_pair_features: DataFrame,
+    gold_type_features: DataFrame,
+) -> DataFrame:
+    moments = gold_moments.where("role IN ('train', 'validation')")
+    users = gold_user_features.where("role IN ('train', 'validation') AND baskets > 0")
+    products = _with_slots(gold_product_features.where("role IN ('train', 'validation') AND baskets > 0"))
+    pairs = gold_pair_features.join(broadcast(moments.select("source", "moment")), ["source", "moment"])
+    weight = when(col("pair_baskets").isNotNull(), 1 / _own_rate(col("pair_recent"))).otherwise(
+        col("all_slots") / (DRAWS * col("slots"))
+    )
+    return (
+        _pairs(gold_interactions, moments, users, products, pairs)
+        .join(_features("pair", pairs), ["source", "user_id", "product_id", "moment"], "left")
+        # What the user had bought before is an example by its own rate, not because it was drawn.
+        .where("NOT drawn OR pair_baskets IS NULL")
+        .join(_features("product", products, "slots", "all_slots"), ["source", "product_id", "moment"])
+        .join(
+            _features("type", gold_type_features).withColumnRenamed("type", "product_type"),
+            ["source", "user_id", "product_type", "moment"],
+            "left",
+        )
+        .join(_features("user", users), ["source", "user_id", "moment"])
+        .join(broadcast(moments.select("source", "moment", col("role").alias("split"))), ["source", "moment"])
+        .withColumn("weight", greatest(lit(1.0), weight).cast("float"))
+        .select(*TABLE.by_name)
+    )
+
+
+def _features(part: str, frame: DataFrame, *more: str) -> DataFrame:
+    """The keys of a feature table, its features under the names that they have in the examples, and `more` columns."""
+    names = {column.name for column in FEATURES[part]}
+    keys = [key for key in PARTS[part].TABLE.keys if key in frame.columns]
+    return frame.select(*keys, *(col(name).alias(f"{part}_{name}") for name in frame.columns if name in names), *more)
+
+
+def _pairs(interactions: DataFrame, moments: DataFrame, users: DataFrame, products: DataFrame, pairs: DataFrame) -> DataFrame:
+    """Each pair that may become an example, once, with `label` and `drawn`: there only because it was drawn.
+
+    All choices hang on hashes of the keys, so the same tables give the same examples.
+    """
+    key = ["source", "user_id", "product_id", "moment"]
+    span = expr("make_dt_interval(span) - INTERVAL 1 MICROSECOND")
+    bought = (
+        interactions.where("kind = 'purchase'")
+        .join(broadcast(moments), "source")
+        .where(col("at").between(col("moment"), col("moment") + span))
+        .select(*key, lit(1).alias("label"), lit(False).alias("drawn"))
+    )
+    chance = pmod(xxhash64(lit("own"), *key), lit(1_000_000)) / 1_000_000
+    own = pairs.where(chance < _own_rate(col("recent"))).select(*key, lit(0).alias("label"), lit(False).alias("drawn"))
+    drawn = _drawn(users, products).select(*key, lit(0).alias("label"), lit(True).alias("drawn"))
+    return (
+        bought.unionByName(own)
+        .unionByName(drawn)
+        .groupBy(*key)
+        .agg(max("label").cast("float").alias("label"), bool_and("drawn").alias("drawn"))
+    )
+
+
+def _own_rate(recent: Expression) -> Expression:
+    """The share of what a user had bought before that is taken: more of what was bought of late, which is the harder part."""
+    return least(lit(1.0), greatest(lit(0.15), recent.cast("double")))
+
+
+def _with_slots(products: DataFrame) -> DataFrame:
+    """Lay the products of each moment out on a drum: `slots` up to `end` of `all_slots`, as many alike as by popularity."""
+    moment = Window.partitionBy("source", "moment")
+    popular = floor(col("baskets") * count("*").over(moment) / sum("baskets").over(moment))
+    return (
+        products.withColumn("slots", 1 + popular)
+        .withColumn("end", sum("slots").over(moment.orderBy("product_id")))
+        .withColumn("all_slots", sum("slots").over(moment))
+    )
+
+
+def _drawn(users: DataFrame, products: DataFrame) -> DataFrame:
+    """`DRAWS` products for each user and moment, each from the slot that a hash points at."""
+    moment = ["source", "moment"]
+    slot = explode(sequence(col("end") - col("slots"), col("end") - 1))
+    sizes = products.groupBy(*moment).agg(max("all_slots").alias("size"))
+    draw = explode(sequence(lit(1), lit(DRAWS)))
+    return (
+        users.select(*moment, "user_id", draw.alias("draw"))
+        .join(broadcast(sizes), moment)
+        .select(*moment, "user_id", pmod(xxhash64(*moment, "user_id", "draw"), col("size")).alias("slot"))
+        .join(products.select(*moment, "product_id", slot.alias("slot")), [*moment, "slot"])
+    )

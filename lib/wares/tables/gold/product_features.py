@@ -1,0 +1,97 @@
+"""What a product was before a moment: its groups, how it sold, how often it is bought again, how it was promoted."""
+
+from pyspark.sql import DataFrame
+from pyspark.sql.functions import array, avg, broadcast, coalesce, col, count, lit, sum, when
+
+from wares.lake.labels import INTERNAL, PUBLIC
+from wares.lake.table import Check, Column, Table
+
+WEEKS = 8
+MANY = "counts and means over all buyers of a product"
+
+TABLE = Table(
+    keys=("source", "product_id", "moment"),
+    columns=(
+        Column("source", "string", INTERNAL, "The shop that the row comes from."),
+        Column("product_id", "string", INTERNAL, "The product.", "the catalogue of what is offered or was ever sold"),
+        Column("moment", "timestamp", INTERNAL, "Nothing from here on is known; in UTC."),
+        Column("role", "string", INTERNAL, "What the moment is for: train, validation, test or now."),
+        Column("is_offered", "boolean", PUBLIC, "Whether it may be recommended, as the source says today."),
+        Column("brand", "string", PUBLIC, "Who makes it, or what kind of brand it is."),
+        Column("department", "string", PUBLIC, "The widest of three groups."),
+        Column("category", "string", PUBLIC, "The middle one of three groups."),
+        Column("type", "string", PUBLIC, "The narrowest of three groups."),
+        Column("baskets", "int", INTERNAL, "Baskets with the product; 0 for one never sold.", MANY),
+        Column("baskets_month", "int", INTERNAL, "The same in the last 28 days.", MANY),
+        Column("buyers", "int", INTERNAL, "Different users who bought it.", MANY),
+        Column("buyers_month", "int", INTERNAL, "The same in the last 28 days.", MANY),
+        Column("recent", "float", INTERNAL, "Baskets, each halved every 20 days.", MANY),
+        Column("repeat_share", "float", INTERNAL, "Share of buyers who bought it again; null for one never sold.", MANY),
+        Column("price", "float", INTERNAL, "Mean value of a unit, in the source's currency.", MANY),
+        Column("display_share", "float", INTERNAL, "Share of the last 28 days' sales when on display.", MANY),
+        Column("mailer_share", "float", INTERNAL, "Share of the last 28 days' sales when in the mailer.", MANY),
+        Column("weeks", "array<float>", INTERNAL, f"Sales in each of the last {WEEKS} weeks, the last one first.", MANY),
+    ),
+    checks=(Check("known_role", "role IN ('train', 'validation', 'test', 'now')"),),
+)
+
+
+def build(
+    gold_interactions: DataFrame, gold_moments: DataFrame, gold_pair_features: DataFrame, silver_products: DataFrame
+) -> DataFrame:
+    product = ["source", "product_id", "moment"]
+    moments = gold_moments.select("source", "moment", "role", col("day").alias("moment_day"))
+    buyers = gold_pair_features.groupBy(*product).agg(
+        count("*").cast("int").alias("buyers"),
+        sum("baskets").cast("int").alias("baskets"),
+        sum((col("baskets_month") > 0).cast("int")).cast("int").alias("buyers_month"),
+        sum("baskets_month").cast("int").alias("baskets_month"),
+        sum("recent").cast("float").alias("recent"),
+        avg((col("baskets") > 1).cast("int")).cast("float").alias("repeat_share"),
+    )
+    described = silver_products.select("source", "product_id", "is_offered", "brand", "department", "category", "type")
+    # What is offered but was never sold can be recommended too.
+    offered = described.where("is_offered").join(broadcast(moments.where("role = 'now'")), "source").select(*product)
+    return (
+        buyers.join(_sales(gold_interactions, moments), product)
+        .join(offered, product, "full")
+        .join(described, ["source", "product_id"], "left")
+        .join(broadcast(moments.drop("moment_day")), ["source", "moment"])
+        .withColumns({name: coalesce(name, lit(0)) for name in ("baskets", "baskets_month", "buyers", "buyers_month")})
+        .withColumn("is_offered", coalesce("is_offered", lit(True)))
+        .select(*TABLE.by_name)
+    )
+
+
+def _sales(interactions: DataFrame, moments: DataFrame) -> DataFrame:
+    """Sales before each moment, from sums over each product and day, of which there are far fewer than lines."""
+    days = (
+        interactions.where("kind = 'purchase'")
+        # A moment falls at the time of day of the first purchase, where days as counted here begin too.
+        .groupBy("source", "product_id", "day")
+        .agg(
+            count("*").alias("lines"),
+            sum("quantity").alias("quantity"),
+            sum("value").alias("value"),
+            sum(col("on_display").cast("int")).alias("displayed"),
+            sum(col("in_mailer").cast("int")).alias("mailed"),
+        )
+    )
+    ago = col("moment_day") - col("day")
+    lately = ago <= 28
+    return (
+        days.join(broadcast(moments), "source")
+        .where("day < moment_day")
+        .groupBy("source", "product_id", "moment")
+        .agg(
+            when(sum("quantity") > 0, sum("value").cast("double") / sum("quantity").cast("double")).cast("float").alias("price"),
+            (sum(when(lately, col("displayed"))) / sum(when(lately, col("lines")))).cast("float").alias("display_share"),
+            (sum(when(lately, col("mailed"))) / sum(when(lately, col("lines")))).cast("float").alias("mailer_share"),
+            array(
+                *(
+                    sum(when(ago.between(7 * week + 1, 7 * week + 7), col("lines")).otherwise(0)).cast("float")
+                    for week in range(WEEKS)
+                )
+            ).alias("weeks"),
+        )
+    )

@@ -1,0 +1,69 @@
+"""The ranked list of every user, as the champion model of the user's shop scores the catalogue now."""
+
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql.functions import broadcast, collect_list, struct
+
+from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, DEMOGRAPHIC, FINANCIAL, IDENTIFIER, LOCATION
+from wares.lake.table import Check, Column, Table
+
+ALL_OF_A_USER = CONFIDENTIAL + IDENTIFIER + DEMOGRAPHIC + LOCATION + BEHAVIOUR + FINANCIAL
+"""The model sees all features at once, so what it says may tell of any of them."""
+
+PARTS = 16
+"""Pieces that the users are scored in, by as many cores as there are."""
+
+TABLE = Table(
+    keys=("source", "user_id", "rank"),
+    columns=(
+        Column("source", "string", ALL_OF_A_USER, "The shop that the row comes from."),
+        Column("user_id", "string", ALL_OF_A_USER, "Who."),
+        Column("rank", "int", ALL_OF_A_USER, "1 for the best."),
+        Column("product_id", "string", ALL_OF_A_USER, "What is recommended."),
+        Column("score", "float", ALL_OF_A_USER, "The model's probability that the user buys it within the span of the labels."),
+        Column("moment", "timestamp", ALL_OF_A_USER, "What happened from here on was not known; in UTC."),
+        Column("model_version", "string", ALL_OF_A_USER, "The registered model and its version, such as wares_myshop@3."),
+    ),
+    checks=(Check("probability", "score >= 0 AND score <= 1"), Check("rank_from_one", "rank >= 1")),
+)
+
+Scorer = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+"""From users with their past, as `with_past` gives them, to rows of this table."""
+
+
+def build(
+    gold_moments: DataFrame,
+    gold_user_features: DataFrame,
+    gold_product_features: DataFrame,
+    gold_pair_features: DataFrame,
+    gold_type_features: DataFrame,
+    scorer: Scorer,
+) -> DataFrame:
+    now = gold_moments.where("role = 'now'")
+    offered = gold_product_features.where("role = 'now' AND is_offered").select("source", "product_id")
+    ranked = (
+        with_past(now, gold_user_features, gold_pair_features, gold_type_features)
+        .repartition(PARTS)
+        .mapInArrow(scorer, TABLE.schema())
+    )
+    return ranked.join(offered, ["source", "product_id"], "left_semi").select(*TABLE.by_name)
+
+
+def with_past(moments: DataFrame, users: DataFrame, pairs: DataFrame, types: DataFrame) -> DataFrame:
+    """Users at some moments, each with its past with products and types.
+
+    Returns:
+        The rows of gold.user_features at these moments, with the columns `pairs` and `types`: lists of the user's rows of
+        gold.pair_features and gold.type_features, as structs; null for a user who never bought.
+    """
+    key = ["source", "user_id", "moment"]
+    chosen = broadcast(moments.select("source", "moment"))
+
+    def lists(frame: DataFrame, name: str) -> DataFrame:
+        columns = [column for column in frame.columns if column not in key]
+        return frame.join(chosen, ["source", "moment"], "left_semi").groupBy(*key).agg(collect_list(struct(*columns)).alias(name))
+
+    here = users.join(chosen, ["source", "moment"], "left_semi")
+    return here.join(lists(pairs, "pairs"), key, "left").join(lists(types, "types"), key, "left")
