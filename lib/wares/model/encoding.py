@@ -1,0 +1,181 @@
+"""From stored columns to the numbers that the network takes: vocabularies and scales, learned once from the training rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wares.model.spec import PARTS, Categorical, Numeric, Part, Sequence, Spec, Vector
+
+NONE, OTHER = 0, 1
+"""The numbers of no value, and of any value outside the vocabulary; the vocabulary begins at 2."""
+
+SMALLEST_SPREAD = 1e-3
+
+SPARSE: tuple[Part, ...] = ("pair", "type")
+"""Parts of which most pairs of a user and a product have no row. Their numbers begin with 1 if there is one; else all are 0."""
+
+HASH = (7_919_777, 104_729)
+"""Odd factors that spread the pairs of a cross over its buckets."""
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What was learned from the training rows.
+
+    Args:
+        vocabularies: For each categorical feature its known values; the value at place i has number i + 2.
+        means: For each numeric or vector feature the mean of each place, after the scale.
+        spreads: The standard deviations.
+    """
+
+    vocabularies: dict[str, list[str]]
+    means: dict[str, list[float]]
+    spreads: dict[str, list[float]]
+
+    def size(self, feature: str) -> int:
+        """How many numbers the vocabulary of a categorical feature has, NONE and OTHER included."""
+        return len(self.vocabularies[feature]) + 2
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @staticmethod
+    def load(path: Path) -> Encoding:
+        return Encoding(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def learn(spec: Spec, chunks: Iterable[pa.Table]) -> Encoding:
+    """Learn vocabularies (from purchases, whose label is 1) and scales (from all rows) in one pass over the training rows."""
+    counts: dict[str, dict[str, int]] = {feature.name: {} for feature in spec.stored if isinstance(feature, Categorical)}
+    numeric = [feature for feature in spec.stored if isinstance(feature, (Numeric, Vector))]
+    sums = {feature.name: np.zeros((3, feature.length)) for feature in numeric}
+    for chunk in chunks:
+        purchases = chunk.filter(pc.equal(chunk["label"], 1))
+        for name, seen in counts.items():
+            for pair in pc.value_counts(_flat(purchases[spec.by_name[name].column])):
+                value = pair["values"].as_py()
+                if value is not None:
+                    seen[value] = seen.get(value, 0) + pair["counts"].as_py()
+        for feature in numeric:
+            values = _scaled(feature, chunk[feature.column])
+            known = ~np.isnan(values)
+            values = np.where(known, values, 0)
+            sums[feature.name] += np.stack([known.sum(0), values.sum(0), (values * values).sum(0)])
+    vocabularies = {name: _most_frequent(spec.by_name[name], seen) for name, seen in counts.items()}
+    means, spreads = {}, {}
+    for name, (count, total, squares) in sums.items():
+        mean = total / np.maximum(count, 1)
+        means[name] = mean.tolist()
+        spreads[name] = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, SMALLEST_SPREAD**2)).tolist()
+    return Encoding(vocabularies, means, spreads)
+
+
+def encode(spec: Spec, encoding: Encoding, part: Part, columns: Mapping[str, pa.ChunkedArray | pa.Array], rows: int) -> Arrays:
+    """Encode the features of one part.
+
+    Args:
+        columns: For each of the part's features its column, by the name of the column in the part's feature table.
+        rows: How many rows the columns have.
+
+    Returns:
+        int32 arrays [rows] (categorical) or [rows, length] (sequence) by feature, and `PART_numbers`, float32
+        [rows, width(spec, part)].
+    """
+    arrays: Arrays = {}
+    for feature in spec.ids(part):
+        values = pa.array(encoding.vocabularies[spec.vocabulary_of(feature)], pa.string())
+        column = columns[feature.source_column]
+        arrays[feature.name] = (
+            _sequence(feature, column, values) if isinstance(feature, Sequence) else _numbers(_flat(column), values)
+        )
+    numbers = np.zeros((rows, width(spec, part)), np.float32)
+    start = int(part in SPARSE)
+    for feature in spec.numbers(part):
+        values = _scaled(feature, columns[feature.source_column])
+        scaled = (values - np.array(encoding.means[feature.name])) / np.array(encoding.spreads[feature.name])
+        known = ~np.isnan(scaled)
+        numbers[:, start : start + feature.length] = np.clip(np.where(known, scaled, 0), -8, 8)
+        if part in SPARSE:
+            numbers[:, 0] = np.maximum(numbers[:, 0], known.any(1))
+        start += feature.length
+    arrays[f"{part}_numbers"] = numbers
+    return arrays
+
+
+def cross_bucket(has: Any, offered: Any, buckets: int) -> Any:
+    """The bucket of a cross, for int64 arrays or tensors of two vocabularies' numbers."""
+    return (has * HASH[0] + offered * HASH[1]) % buckets
+
+
+def width(spec: Spec, part: Part) -> int:
+    """How many numbers a part has."""
+    return int(part in SPARSE) + sum(feature.length for feature in spec.numbers(part))
+
+
+def encode_examples(spec: Spec, encoding: Encoding, table: pa.Table) -> Arrays:
+    """Encode rows of gold.examples: all parts, and `label` and `weight`, float32 [rows]."""
+    return {name: table[name].to_numpy().astype(np.float32) for name in ("label", "weight")} | encode_parts(spec, encoding, table)
+
+
+def encode_parts(spec: Spec, encoding: Encoding, table: pa.Table) -> Arrays:
+    """Encode the features in rows of gold.examples, which need no `label`: the network's inputs."""
+    arrays: Arrays = {}
+    for part in PARTS:
+        columns = {feature.source_column: table[feature.column] for feature in spec.stored if feature.part == part}
+        arrays |= encode(spec, encoding, part, columns, table.num_rows)
+    return arrays
+
+
+def _most_frequent(feature: Categorical, seen: dict[str, int]) -> list[str]:
+    frequent = [(-count, value) for value, count in seen.items() if count >= feature.min_count]
+    return [value for _, value in sorted(frequent)[: feature.vocabulary]]
+
+
+def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _numbers(values: pa.Array, vocabulary: pa.Array) -> np.ndarray:
+    """Each value's number, int32. A dictionary is looked up once for each of its values, not for each row."""
+    if pa.types.is_dictionary(values.type):
+        known = _numbers(values.dictionary, vocabulary)
+        indices = values.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        found = known[indices] if len(known) else np.zeros(len(indices), np.int32)
+        return np.where(values.is_null().to_numpy(zero_copy_only=False), np.int32(NONE), found)
+    places = pc.index_in(values.cast(pa.string()), vocabulary).fill_null(OTHER - 2).to_numpy(zero_copy_only=False)
+    return np.where(values.is_null().to_numpy(zero_copy_only=False), NONE, places + 2).astype(np.int32)
+
+
+def _sequence(feature: Sequence, column: pa.ChunkedArray | pa.Array, vocabulary: pa.Array) -> np.ndarray:
+    """The first `length` values of each list, as numbers, int32 [rows, length]; NONE after the list's end."""
+    lists = _flat(column)
+    lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+    values = _numbers(_flat(lists.flatten()), vocabulary)
+    starts = np.cumsum(lengths) - lengths
+    places = np.arange(feature.length)
+    inside = places < lengths[:, None]
+    padded = np.append(values, np.int32(NONE))
+    return np.where(inside, padded[np.minimum(starts[:, None] + places, len(values))], np.int32(NONE))
+
+
+def _scaled(feature: Numeric | Vector, column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """The numbers of a feature after its scale, float64 [rows, length]; NaN for null."""
+    values = _flat(column)
+    if isinstance(feature, Vector):
+        numbers = np.full((len(values), feature.length), np.nan)
+        whole = pc.equal(pc.list_value_length(values), feature.length).fill_null(False).to_numpy(zero_copy_only=False)
+        flat = values.filter(pa.array(whole)).flatten()
+        numbers[whole] = flat.cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(-1, feature.length)
+    else:
+        numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)[:, None]
+    return np.log1p(np.maximum(numbers, 0)) if feature.scale == "log" else numbers

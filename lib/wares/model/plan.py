@@ -1,0 +1,50 @@
+"""What the ranks of a training run are told, as a file, so that they need nothing of the process that starts them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from wares.model.spec import Spec
+from wares.settings import Train
+
+PROGRESS = "[wares] "
+"""How a rank's lines for the terminal begin; all else that it prints is kept for the case that it dies."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a rank is told.
+
+    Args:
+        files: Parquet files of the pinned version of gold.examples.
+        source: The source to train on.
+        spec: The feature spec.
+        train: The settings.
+        folder: Where `encoding.json` lies, and where rank 0 leaves `model.keras`, `weights.npz`, `epochs.json`.
+    """
+
+    files: list[str]
+    source: str
+    spec: Spec
+    train: Train
+    folder: Path
+
+    def save(self) -> Path:
+        path = self.folder / "plan.json"
+        plan = {
+            "files": self.files,
+            "source": self.source,
+            "spec": self.spec.model_dump(mode="json", by_alias=True),
+            "train": self.train.model_dump(),
+        }
+        path.write_text(json.dumps(plan), encoding="utf-8")
+        return path
+
+    @staticmethod
+    def load(path: Path) -> Plan:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        return Plan(
+            plan["files"], plan["source"], Spec.model_validate(plan["spec"]), Train.model_validate(plan["train"]), path.parent
+        )

@@ -1,0 +1,97 @@
+"""Reads rows of gold.examples as Arrow, straight from the Parquet files of one Delta version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from wares.model.encoding import Arrays, Encoding, encode_examples
+from wares.model.spec import PARTS, Sequence, Spec
+
+BUFFER_ROWS = 1_000_000
+"""How many rows a rank holds and shuffles at a time: the bound of its memory, about 0.5 KB a row with the demo's features."""
+
+
+def read_split(files: list[str], spec: Spec, source: str, split: str, rank: int = 0, ranks: int = 1) -> Iterator[pa.Table]:
+    """Yield the rank's share of a split, one table for each row group.
+
+    The rows of all files, end to end, are cut into as many equal pieces as there are ranks, and a rank reads the row
+    groups that its piece touches. Shares of a split may still differ in size, since files mix splits.
+
+    Args:
+        files: Parquet files of gold.examples, as paths or URIs.
+        split: train or validation.
+    """
+    columns = ["source", "split", "label", "weight", *dict.fromkeys(feature.column for feature in spec.stored)]
+    # Texts come as dictionaries: each value is looked up in the vocabulary once, not once for each row.
+    texts = [
+        f"{feature.column}.list.element" if isinstance(feature, Sequence) else feature.column
+        for part in PARTS
+        for feature in spec.ids(part)
+    ]
+    opened = [pq.ParquetFile(_open(file), read_dictionary=texts, pre_buffer=True) for file in files]
+    total = sum(file.metadata.num_rows for file in opened)
+    first, last = total * rank // ranks, total * (rank + 1) // ranks
+    start = 0
+    for file in opened:
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            if start < last and end > first:
+                table = file.read_row_group(group, columns=columns, use_threads=False)
+                table = table.slice(max(first - start, 0), min(last, end) - max(first, start))
+                yield table.filter(pc.and_(pc.equal(table["source"], source), pc.equal(table["split"], split)))
+            start = end
+
+
+def _open(file: str) -> pa.NativeFile:
+    filesystem, path = fs.FileSystem.from_uri(file) if ":/" in file else (fs.LocalFileSystem(), file)
+    return filesystem.open_input_file(path)
+
+
+class Batches:
+    """A rank's shuffled batches of encoded rows, epoch after epoch.
+
+    What fits into `BUFFER_ROWS` is read and encoded once and kept; a larger share is read anew in each epoch, shuffled
+    within the buffer.
+    """
+
+    def __init__(self, files: list[str], spec: Spec, encoding: Encoding, source: str, split: str, rank: int, ranks: int) -> None:
+        self._read = lambda: read_split(files, spec, source, split, rank, ranks)
+        self._spec, self._encoding = spec, encoding
+        self._kept: Arrays | None = None
+        self.rows = 0
+        for number, buffer in enumerate(self._buffers()):
+            self.rows += len(buffer["label"])
+            self._kept = buffer if number == 0 else None
+
+    def epoch(self, size: int, random: np.random.Generator | None = None) -> Iterator[Arrays]:
+        """Yield each row once, `size` rows at a time (the last batch of a buffer may be smaller), shuffled by `random`."""
+        for buffer in [self._kept] if self._kept is not None else self._buffers():
+            rows = len(buffer["label"])
+            order = random.permutation(rows) if random else np.arange(rows)
+            for start in range(0, rows, size):
+                chosen = order[start : start + size]
+                yield {name: array[chosen] for name, array in buffer.items()}
+
+    def _buffers(self) -> Iterator[Arrays]:
+        waiting: list[Arrays] = []
+        rows = 0
+        for table in self._read():
+            for start in range(0, table.num_rows, BUFFER_ROWS // 4):
+                piece = encode_examples(self._spec, self._encoding, table.slice(start, BUFFER_ROWS // 4))
+                if rows + len(piece["label"]) > BUFFER_ROWS:
+                    yield _joined(waiting)
+                    waiting, rows = [], 0
+                waiting.append(piece)
+                rows += len(piece["label"])
+        if rows:
+            yield _joined(waiting)
+
+
+def _joined(pieces: list[Arrays]) -> Arrays:
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

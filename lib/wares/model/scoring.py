@@ -1,0 +1,119 @@
+"""Batch scoring: the champion of each source ranks the catalogue for every user, into gold.recommendations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from wares.errors import ModelError
+from wares.lake.store import Given, Outcome, Store
+from wares.model import registry
+from wares.model.scorer import Catalogue, Network, Scorer, top
+from wares.settings import Score
+from wares.tables.gold.recommendations import TABLE
+
+POPULAR = 500
+"""How many of the most sold products are everyone's candidates."""
+NEIGHBOURS = 20
+"""How many neighbours of each product that a user bought of late are candidates."""
+
+
+def score(store: Store) -> Outcome:
+    """Refresh gold.recommendations for every source that has a champion; nothing is done if nothing has changed.
+
+    Raises:
+        ModelError: No source has a champion.
+    """
+    client = registry.connect(store.settings)
+    sources = sorted(row["source"] for row in store.read("gold.moments").select("source").distinct().collect())
+    champions = {source: version for source in sources if (version := registry.champion(client, source)) is not None}
+    if not champions:
+        raise ModelError(
+            "There is no model to score with.",
+            found=f"no champion for {', '.join(sources) or 'any source'}",
+            do="run jobs/train.py first",
+        )
+    models = {
+        source: Model(f"{version.name}@{version.version}", registry.load_network(version), _offered(store, source))
+        for source, version in champions.items()
+    }
+    settings = store.settings.score
+    version = ", ".join([*(model.version for model in models.values()), settings.model_dump_json()])
+    return store.refresh("gold.recommendations", given={"scorer": Given(Ranker(models, settings), version)})
+
+
+def _offered(store: Store, source: str) -> pa.Table:
+    """The products that can be recommended now. Each worker holds them all, so they are few enough to be read here."""
+    products = store.read("gold.product_features").where("role = 'now' AND is_offered")
+    return products.where(products["source"] == source).toArrow()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A source's champion.
+
+    Args:
+        version: Its registered name and version.
+        network: Its weights.
+        products: The rows of gold.product_features that can be recommended.
+    """
+
+    version: str
+    network: Network
+    products: pa.Table
+
+
+class Ranker:
+    """Ranks users where they are: what Spark sends to its Python workers.
+
+    Args:
+        models: The champion of each source; users of other sources get no list.
+    """
+
+    def __init__(self, models: dict[str, Model], settings: Score) -> None:
+        self._models, self._settings = models, settings
+        self._schema = to_arrow_schema(TABLE.schema())  # read here, since a worker has no session to read it with
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        scorers: dict[str, Scorer] = {}
+        for batch in batches:
+            users = pa.Table.from_batches([batch])
+            for source in pc.unique(users["source"]).to_pylist():
+                model = self._models.get(source)
+                if model is not None:
+                    if source not in scorers:
+                        scorers[source] = Scorer(model.network, Catalogue(model.network, model.products))
+                    yield from self._rank(users.filter(pc.equal(users["source"], source)), scorers[source], model.version)
+
+    def _rank(self, users: pa.Table, scorer: Scorer, version: str) -> Iterator[pa.RecordBatch]:
+        catalogue, settings = scorer.catalogue, self._settings
+        neighbours = catalogue.neighbours(NEIGHBOURS) if settings.candidates == "history" else None
+        popular = top(catalogue.baskets.astype(np.float32), POPULAR)
+        rows, places, logits = [], [], []
+        for scored in scorer.score(users):
+            if neighbours is not None:
+                kept = np.concatenate([popular, scored.bought, neighbours[scored.bought].ravel()])
+                chosen = scored.logits[kept].copy()
+                scored.logits[:] = -np.inf
+                scored.logits[kept] = chosen
+            best = top(scored.logits, settings.top_k, scored.bought if settings.exclude_seen else None)
+            rows.append(np.full(len(best), scored.row))
+            places.append(best)
+            logits.append(scored.logits[best].copy())
+        ranks = np.concatenate([np.arange(1, len(best) + 1, dtype=np.int32) for best in places])
+        which = users.take(np.concatenate(rows))
+        columns = {
+            "source": which["source"],
+            "user_id": which["user_id"],
+            "rank": ranks,
+            "product_id": catalogue.ids.take(pa.array(np.concatenate(places))),
+            "score": 1 / (1 + np.exp(-np.concatenate(logits))),
+            "moment": which["moment"],
+            "model_version": pa.repeat(version, len(ranks)),
+        }
+        yield from pa.table(columns).cast(self._schema).to_batches()

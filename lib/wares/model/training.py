@@ -1,0 +1,188 @@
+"""A training run from end to end: encode, train on all ranks, evaluate, register, and see who is the champion."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+
+from wares.errors import ModelError
+from wares.lake.store import Store
+from wares.model.encoding import learn
+from wares.model.evaluation import Report, evaluate, flat, table, with_truth
+from wares.model.launcher import launch
+from wares.model.plan import Plan
+from wares.model.reader import read_split
+from wares.model.scorer import Network
+from wares.model.spec import Spec, check_columns, load_spec
+from wares.tables.gold.examples import TABLE as EXAMPLES
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+READ = (
+    "gold.examples",
+    "gold.interactions",
+    "gold.moments",
+    "gold.user_features",
+    "gold.product_features",
+    "gold.pair_features",
+    "gold.type_features",
+)
+"""The tables that a run reads; their versions are pinned when it begins."""
+
+BETTER_BY = "validation.all.wide_deep.ndcg_10"
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What a training run came to.
+
+    Args:
+        status: unchanged if a registered version was already trained from the same examples, spec and settings.
+        model_version: The version of the registered model.
+        run_id: Its MLflow run.
+        metrics: Means of all metrics, such as `test.all.wide_deep.ndcg_10`.
+        champion: Whether this version is now the champion.
+    """
+
+    source: str
+    status: Literal["trained", "unchanged"]
+    model_version: str
+    run_id: str
+    metrics: dict[str, float]
+    champion: bool
+    seconds: float
+
+
+def train(store: Store, source: str) -> TrainOutcome:
+    """Train, evaluate and register a model for a source, unless that has been done from the same things.
+
+    Raises:
+        SettingsError: The feature spec does not fit.
+        ModelError: There is nothing to learn from, or a rank failed.
+    """
+    # MLflow takes seconds to import, and only this needs it.
+    from wares.model import registry
+
+    started = time.monotonic()
+    spec = load_spec(store.settings.features)
+    check_columns(spec, EXAMPLES.by_name)
+    versions = {name: _version(store, name) for name in READ}
+    client = registry.connect(store.settings)
+    fingerprint = _fingerprint(source, versions["gold.examples"], spec, store)
+    found = registry.with_fingerprint(client, source, fingerprint)
+    if found is not None:
+        metrics = {
+            name: value
+            for name, value in client.get_run(found.run_id).data.metrics.items()
+            if name.startswith(("test.", "validation."))
+        }
+        holder = registry.champion(client, source)
+        return TrainOutcome(
+            source,
+            "unchanged",
+            found.version,
+            found.run_id,
+            metrics,
+            holder is not None and holder.version == found.version,
+            time.monotonic() - started,
+        )
+    with tempfile.TemporaryDirectory(prefix="wares-train-") as folder, registry.run(client, store.settings, source) as run_id:
+        plan = Plan(store.files("gold.examples", versions["gold.examples"]), source, spec, store.settings.train, Path(folder))
+        example = _prepare(plan)
+        launch(plan, store.spark)
+        network = registry.read_network(plan.folder)
+        print("  evaluating on the validation and the test days", flush=True)
+        reports = {role: _evaluate(store, versions, network, source, role) for role in ("validation", "test")}
+        print(table(reports["test"]), flush=True)
+        metrics = {name: value for role, report in reports.items() for name, value in flat(report, role).items()}
+        registry.log(client, run_id, plan, store.settings, versions, metrics, reports, store.run_id)
+        version = registry.register(client, source, run_id, plan.folder, example, fingerprint)
+        champion = _challenge(store, versions, client, source, version.version, metrics[BETTER_BY])
+    return TrainOutcome(source, "trained", version.version, run_id, metrics, champion, time.monotonic() - started)
+
+
+def _version(store: Store, name: str) -> int:
+    version = store.version(name)
+    if version is None:
+        raise ModelError(f"The table {name} does not exist.", found="nothing to train on", do="run jobs/features.py first")
+    return version
+
+
+def _fingerprint(source: str, examples: int, spec: Spec, store: Store) -> str:
+    """Names all that a training run depends on."""
+    return sha256(
+        json.dumps(
+            [source, examples, spec.model_dump(mode="json"), store.settings.train.model_dump(), store.location("gold.examples")]
+        ).encode()
+    ).hexdigest()[:32]
+
+
+def _prepare(plan: Plan) -> pa.Table:
+    """Learn the encoding from the training rows and leave it in the plan's folder; returns a few rows as an example.
+
+    Raises:
+        ModelError: The source has no training rows.
+    """
+    examples: list[pa.Table] = []
+
+    def remembered() -> Iterator[pa.Table]:
+        for chunk in read_split(plan.files, plan.spec, plan.source, "train"):
+            if not examples and chunk.num_rows:
+                examples.append(chunk.slice(0, 5))
+            yield chunk
+
+    encoding = learn(plan.spec, remembered())
+    if not examples:
+        raise ModelError(
+            f"There is nothing to train on for {plan.source}.",
+            found="no training rows in gold.examples",
+            do="the source needs purchases of known users on at least four days",
+        )
+    encoding.save(plan.folder / "encoding.json")
+    (plan.folder / "spec.json").write_text(plan.spec.model_dump_json(by_alias=True), encoding="utf-8")
+    return examples[0].select(list(dict.fromkeys(feature.column for feature in plan.spec.stored)))
+
+
+def _evaluate(store: Store, versions: dict[str, int], network: Network, source: str, role: str) -> Report:
+    frames = {name.removeprefix("gold."): store.read(name, versions[name]).where(f"source = '{source}'") for name in READ}
+    moments = frames["moments"].where(f"role = '{role}'")
+    users = with_truth(
+        moments,
+        frames["interactions"],
+        frames["user_features"],
+        frames["product_features"],
+        frames["pair_features"],
+        frames["type_features"],
+    )
+    products = frames["product_features"].where(f"role = '{role}' AND baskets > 0").toArrow()
+    return evaluate(network, products, users, store.settings.train.seed)
+
+
+def _challenge(
+    store: Store, versions: dict[str, int], client: MlflowClient, source: str, challenger: str, measured: float
+) -> bool:
+    """Make the challenger the champion if there is none yet, or if it ranks the same validation days better."""
+    from wares.model import registry
+
+    holder = registry.champion(client, source)
+    if holder is not None:
+        run = client.get_run(holder.run_id).data
+        if run.params.get("version.gold.examples") == str(versions["gold.examples"]):
+            to_beat = run.metrics[BETTER_BY]
+        else:
+            to_beat = flat(_evaluate(store, versions, registry.load_network(holder), source, "validation"), "validation")[
+                BETTER_BY
+            ]
+        if measured <= to_beat:
+            return False
+    client.set_registered_model_alias(registry.model_name(source), registry.CHAMPION, challenger)
+    return True

@@ -1,0 +1,195 @@
+"""One Horovod rank of a training run: `python -m wares.model.worker PLAN.json`. It knows no Spark and no MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import horovod.tensorflow as hvd
+import keras
+import numpy as np
+import tensorflow as tf
+
+from wares.errors import ModelError
+from wares.model.encoding import Arrays, Encoding
+from wares.model.network import build_network, is_wide
+from wares.model.plan import PROGRESS, Plan
+from wares.model.reader import Batches
+from wares.settings import Train
+
+WIDE_START, WIDE_L2 = 1e-6, 1e-5
+"""FTRL's first accumulator and its L2: what holds a weight near 0 until enough examples speak for it. Gradients are means
+over a batch, so a cross that one row has moves its weight by a gradient of about 1e-4."""
+
+
+def main(plan_path: str) -> int:
+    """Train one rank; returns the exit status. A mistake is left in `error-RANK.json` for the launcher to report."""
+    _follow_parent()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    hvd.init()
+    plan = Plan.load(Path(plan_path))
+    try:
+        train(plan)
+    except ModelError as error:
+        (plan.folder / f"error-{hvd.rank()}.json").write_text(
+            json.dumps({"wrong": error.wrong, "found": error.found, "do": error.do})
+        )
+        return 3
+    return 0
+
+
+def train(plan: Plan) -> None:
+    """The training loop of one rank.
+
+    All ranks begin with rank 0's weights, average their gradients in each step, and take the same number of steps.
+
+    Raises:
+        ModelError: A rank has no rows, or the loss is no number.
+    """
+    encoding = Encoding.load(plan.folder / "encoding.json")
+    rank, ranks, settings = hvd.rank(), hvd.size(), plan.train
+    batches = Batches(plan.files, plan.spec, encoding, plan.source, "train", rank, ranks)
+    held_out = Batches(plan.files, plan.spec, encoding, plan.source, "validation", rank, ranks)
+    rows = [int(count) for count in hvd.allgather(tf.constant([batches.rows])).numpy()]
+    if min(rows) == 0:
+        raise ModelError(
+            "A training rank has no examples.",
+            found=f"rows on each rank: {', '.join(map(str, rows))}",
+            do="train with fewer ranks (train.ranks), or on a source with a longer history",
+        )
+    steps = math.ceil(max(rows) / settings.batch_size)
+    model = build_network(plan.spec, encoding, settings.seed)
+    step = training_step(model, settings, steps * settings.epochs)
+    hvd.broadcast_variables([variable.value for variable in model.variables], root_rank=0)
+    if rank == 0:
+        size = f"{ranks} ranks x {steps} steps x {settings.epochs} epochs, {model.count_params():,} weights"
+        print(f"{PROGRESS}training on {sum(rows):,} examples: {size}", flush=True)
+    random = np.random.default_rng((settings.seed, rank))
+    stream = _endless(batches, settings.batch_size, random)
+    epochs = []
+    for epoch in range(1, settings.epochs + 1):
+        start = time.perf_counter()
+        losses = []
+        for number in range(steps):
+            losses.append(float(step(next(stream))))
+            if not math.isfinite(losses[-1]):
+                raise ModelError(
+                    "The loss is no longer a number.",
+                    found=f"{losses[-1]} in step {number + 1} of epoch {epoch}",
+                    do="lower train.learning_rate or train.ftrl_learning_rate, and look for infinite values in gold.examples",
+                )
+        seconds = time.perf_counter() - start
+        validation = _mean_loss(model, held_out, settings.batch_size)
+        means = hvd.allreduce(tf.constant([float(np.mean(losses)), validation])).numpy()
+        measured = {
+            "loss": float(means[0]),
+            "validation_loss": float(means[1]),
+            "samples_per_second": steps * settings.batch_size * ranks / seconds,
+            "seconds": seconds,
+        }
+        epochs.append(measured)
+        if rank == 0:
+            print(
+                f"{PROGRESS}epoch {epoch}/{settings.epochs}: loss {means[0]:.4f}, validation {means[1]:.4f}, "
+                f"{measured['samples_per_second']:,.0f} samples/s, {seconds:.0f} s",
+                flush=True,
+            )
+    if rank == 0:
+        model.save(plan.folder / "model.keras")
+        np.savez(plan.folder / "weights.npz", **{variable.path: variable.numpy() for variable in model.variables})
+        (plan.folder / "epochs.json").write_text(json.dumps(epochs), encoding="utf-8")
+
+
+def training_step(model: keras.Model, settings: Train, total_steps: int) -> Callable[[Arrays], tf.Tensor]:
+    """A function that takes one batch, moves all weights, and returns the loss.
+
+    Gradients of embeddings travel dense: the tables are small (some MB in all), a batch touches much of them, and a
+    dense sum costs the same whatever the ranks' batches share. A catalogue of millions would want them sparse.
+    """
+    wide = [variable for variable in model.trainable_variables if is_wide(variable)]
+    deep = [variable for variable in model.trainable_variables if not is_wide(variable)]
+    ftrl = keras.optimizers.Ftrl(
+        settings.ftrl_learning_rate, initial_accumulator_value=WIDE_START, l2_regularization_strength=WIDE_L2
+    )
+    adam = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(settings.learning_rate, total_steps))
+    ftrl.build(wide)
+    adam.build(deep)
+
+    # Traced once for batches of any size: a second trace would name its exchanges anew, and ranks whose short batches
+    # come at different steps would wait for each other for ever.
+    @tf.function(input_signature=[_signature(model)])
+    def step(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = sampled_loss(batch["label"], model(_inputs(batch), training=True), batch["weight"])
+        tape = hvd.DistributedGradientTape(tape, sparse_as_dense=True)
+        gradients = tape.gradient(loss, [variable.value for variable in wide + deep])
+        ftrl.apply(gradients[: len(wide)], wide)
+        adam.apply(gradients[len(wide) :], deep)
+        return loss
+
+    return lambda batch: step({name: tf.constant(array) for name, array in batch.items()})
+
+
+def sampled_loss(label: tf.Tensor, logit: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """Log loss of examples of which only one in `weight` was taken if the user did not buy.
+
+    Among the examples the odds of a purchase are `weight` times what they are among all pairs. Adding that to the logit
+    leaves the network to learn the true odds, and no row has to count a thousandfold.
+    """
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(label, logit[:, 0] + tf.math.log(weight)))
+
+
+def _signature(model: keras.Model) -> dict[str, tf.TensorSpec]:
+    """A batch as `training_step` takes it."""
+    rows = {name: tf.TensorSpec([None], tf.float32) for name in ("label", "weight")}
+    return rows | {name: tf.TensorSpec(tensor.shape, tensor.dtype) for name, tensor in model.input.items()}
+
+
+def _inputs(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {name: tensor for name, tensor in batch.items() if name not in ("label", "weight")}
+
+
+def _mean_loss(model: keras.Model, rows: Batches, size: int) -> float:
+    """Loss over all of a rank's rows, without a step; 0 for no rows."""
+
+    @tf.function(input_signature=[_signature(model)])
+    def measure(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        return sampled_loss(batch["label"], model(_inputs(batch)), batch["weight"])
+
+    losses = [float(measure({name: tf.constant(array) for name, array in batch.items()})) for batch in rows.epoch(size)]
+    return float(np.mean(losses)) if losses else 0.0
+
+
+def _endless(batches: Batches, size: int, random: np.random.Generator) -> Iterator[Arrays]:
+    """Epoch after epoch without an end, so that a rank with fewer rows takes as many steps as the others."""
+    while True:
+        yield from batches.epoch(size, random)
+
+
+def _follow_parent() -> None:
+    """End with the process that asked for this training, however that one ends."""
+    parent = int(os.environ.get("WARES_PARENT", os.getppid()))
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(parent, 0)
+            except ProcessLookupError:
+                os._exit(1)
+            time.sleep(2)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
