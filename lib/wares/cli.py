@@ -1,0 +1,133 @@
+"""What every job shares: its options, its session and store, and errors that say what to do."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from wares.errors import WaresError
+from wares.lake.session import open_session
+from wares.lake.sources import load_source
+from wares.lake.store import Store
+from wares.report import Report
+from wares.settings import Settings, load_settings
+from wares.tables import TABLES
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one job.
+
+    Args:
+        name: The job, as meta.runs calls it.
+        settings: What it was told.
+        spark: The session that it runs in.
+        report: Tells its user what it does.
+        debug: Whether errors come with their stack trace.
+    """
+
+    name: str
+    settings: Settings
+    spark: SparkSession
+    report: Report
+    debug: bool = False
+
+    def store(self) -> Store:
+        """The lake, to be opened with `with`."""
+        return Store(self.spark, self.settings, TABLES, self.name)
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The options that all jobs take."""
+    options = argparse.ArgumentParser(
+        prog=f"./spark-submit.sh jobs/{name}.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Settings and what they mean: README.md. Exit codes: 0 done, 1 failed, 2 wrong options, 130 stopped.",
+    )
+    options.add_argument("--settings", metavar="FILE", default="conf/local.yaml", help="settings file (default: conf/local.yaml)")
+    options.add_argument(
+        "--source",
+        metavar="NAME|FILE",
+        nargs="+",
+        action="extend",
+        help="sources in conf/sources, or YAML files; in place of the setting `sources`",
+    )
+    options.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        dest="overrides",
+        help="change settings for this run, such as lake.root=DIR train.epochs=5",
+    )
+    options.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    return options
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings that a job's options ask for.
+
+    Raises:
+        SettingsError: The file, a key, a value or a source is not one that Wares knows.
+    """
+    settings = load_settings(options.settings, options.overrides)
+    if options.source:
+        settings = settings.model_copy(update={"sources": tuple(options.source)})
+    for source in settings.sources:
+        load_source(source)
+    return settings
+
+
+def description_of(job: str | Path) -> str:
+    """The docstring of a job file."""
+    return ast.get_docstring(ast.parse(Path(job).read_text(encoding="utf-8"))) or ""
+
+
+def main(run: Callable[[Job], None], description: str | None) -> None:
+    """Run a job as a program, as its options say, and exit with its code."""
+    sys.exit(call(run, Path(sys.argv[0]).stem, description, sys.argv[1:]))
+
+
+def call(run: Callable[[Job], None], name: str, description: str | None, arguments: list[str]) -> int:
+    """Run a job and return its exit code: 0, 1 after an error (which is printed), or 130 after Ctrl-C."""
+    options = parser(name, description or "").parse_args(arguments)
+    try:
+        settings = settings_of(options)
+        spark = open_session(settings, name)
+        report = Report(spark)
+        with report.job(name):
+            run(Job(name, settings, spark, report, options.debug))
+    except KeyboardInterrupt:
+        print("stopped; nothing half-written is visible, and the job can be run again at any time", file=sys.stderr)
+        return 130
+    except Exception as error:
+        print(explain(error, options.debug), file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def explain(error: Exception, debug: bool) -> str:
+    """What a person is told of an error: a mistake of theirs in full, anything else in one line, unless `debug`.
+
+    The text of an unexpected error is not shown: Spark puts values of rows into its messages.
+    """
+    if debug:
+        return "".join(traceback.format_exception(error)).rstrip()
+    if isinstance(error, WaresError):
+        return f"error: {error}"
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    code = getattr(error, "getCondition", lambda: None)() or type(error).__name__
+    unexpected = WaresError(
+        "Something went wrong that Wares did not expect.",
+        found=f"{code} at {Path(where.filename).name}:{where.lineno}",
+        do="run the job again; if it fails again, run it with --debug to see where",
+    )
+    return f"error: {unexpected}"
