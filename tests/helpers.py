@@ -1,0 +1,77 @@
+"""A small shop, written as real files, for the tests that go through the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructField, StructType
+from wares.lake.registry import TableFile
+from wares.lake.store import Store
+from wares.lake.table import Table
+from wares.settings import Settings
+from wares.tables import TABLES
+
+HEADER = "number,line,customer,item,at,quantity,price,note"
+
+
+def shop(folder: Path, name: str = "shop") -> dict[str, Any]:
+    """The declaration of a source whose CSV files stand in `folder`; tests change what they are about."""
+    behaviour = "CONFIDENTIAL + BEHAVIOUR"
+    labels = {
+        "number": "INTERNAL",
+        "line": behaviour,
+        "customer": "CONFIDENTIAL + IDENTIFIER",
+        "item": behaviour,
+        "at": behaviour,
+        "quantity": behaviour,
+        "price": f"{behaviour} + FINANCIAL",
+    }
+    columns: dict[str, dict[str, str]] = {column: {"label": label} for column, label in labels.items()}
+    mapping = {
+        "order_id": "number",
+        "line": "line",
+        "user_id": "customer",
+        "product_id": "item",
+        "ordered_at": "at",
+        "quantity": "quantity",
+        "unit_price": "price",
+        "currency": "'EUR'",
+    }
+    return {
+        "name": name,
+        "entities": {"lines": {"path": f"{folder}/*.csv", "format": "csv", "columns": {**columns, "note": {}}}},
+        "tables": {"orders": [{"from": "lines", "columns": mapping}]},
+    }
+
+
+def write_source(folder: Path, source: dict[str, Any]) -> str:
+    """Write a declaration; returns the path by which settings and store know it."""
+    path = folder / f"{source['name']}.yaml"
+    path.write_text(yaml.safe_dump(source, sort_keys=False), encoding="utf-8")
+    return str(path)
+
+
+def write_csv(folder: Path, name: str, *lines: str, header: str = HEADER) -> Path:
+    """Write a CSV file of the shop with a line end after each line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text("".join(f"{line}\n" for line in (header, *lines)), encoding="utf-8")
+    return path
+
+
+def open_store(spark: SparkSession, root: Path, *sources: str, tables: dict[str, TableFile] = TABLES) -> Store:
+    """A store on the lake under `root`; enter it with `with`, or leave it like that to be a run that died."""
+    settings = Settings.model_validate({"sources": sources, "lake": {"root": str(root / "lake")}})
+    return Store(spark, settings, tables, job="tests")
+
+
+def rows_of(spark: SparkSession, table: Table, *rows: dict[str, Any], extra: str = "") -> DataFrame:
+    """Hand-written rows in a table's types; what a row does not say is null. `extra` are more columns, as DDL."""
+    fields = [*table.schema(), *(StructType.fromDDL(extra) if extra else [])]
+    schema = StructType([StructField(field.name, field.dataType) for field in fields])
+    unknown = {name for row in rows for name in row} - set(schema.names)
+    assert not unknown, f"rows with unknown columns {unknown}"
+    return spark.createDataFrame([tuple(row.get(name) for name in schema.names) for row in rows], schema)

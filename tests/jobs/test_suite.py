@@ -1,0 +1,62 @@
+"""A small cut of real rows goes through the whole suite."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from corner_shop import Shop, SuiteRun, run_suite
+from pyspark.sql import SparkSession
+from wares.lake.store import Store
+from wares.settings import Settings
+from wares.tables import TABLES
+
+
+@pytest.fixture
+def store(spark: SparkSession, first_run: SuiteRun) -> Store:
+    assert first_run.code == 0, first_run.out + first_run.err
+    return Store(spark, Settings.model_validate({"lake": {"root": str(first_run.lake)}}), TABLES, "test")
+
+
+def test_every_table_is_made(store: Store) -> None:
+    assert [name for name in TABLES if not store.exists(name)] == []
+
+
+def test_every_raw_row_is_in_bronze(store: Store, shop: Shop) -> None:
+    assert {entity: store.read(f"bronze.corner_{entity}").count() for entity in shop.rows} == shop.rows
+
+
+def test_order_lines_are_kept_rejected_or_merged(store: Store, shop: Shop) -> None:
+    kept, rejected, merged = store.read("silver.orders"), store.rejected("silver.orders"), store.merged("silver.orders")
+    assert kept.count() + rejected.count() + merged.count() == shop.rows["transactions"]
+
+
+def test_every_buyer_has_a_full_list(store: Store) -> None:
+    lists = store.read("gold.recommendations").groupBy("user_id").count()
+    buyers = store.read("gold.user_profiles").where("orders > 0")
+    assert lists.where("count != 10").count() == 0
+    assert buyers.join(lists, "user_id", "left_anti").count() == 0
+
+
+def test_it_ends_with_one_page(first_run: SuiteRun, shop: Shop) -> None:
+    page = first_run.out[first_run.out.index("corner in ") :]
+    assert re.search(rf"bronze\.corner_transactions +{shop.rows['transactions']:,} +{shop.rows['transactions']:,} +0 +0", page)
+    for step in ("bronze", "silver", "gold", "features", "train", "score", "together"):
+        assert re.search(rf"^  {step} +\d+\.\d s$", page, re.MULTILINE)
+    for ranker in ("wide & deep", "popularity", "personal frequency"):
+        assert ranker in page
+    assert len(re.findall(r"^user \w+ of corner: [\d,]+ orders from 2017-\d\d-\d\d to ", page, re.MULTILINE)) == 3
+    assert page.count("bought most") == page.count("recommended") == 3
+    assert first_run.err == ""
+
+
+def test_a_second_run_with_nothing_new_writes_nothing(store: Store, first_run: SuiteRun, shop: Shop) -> None:
+    before = {name: store.version(name) for name in TABLES}
+    started = time.monotonic()
+    second = run_suite(shop, first_run.lake)
+    assert second.code == 0, second.out + second.err
+    assert {name: store.version(name) for name in TABLES} == before
+    assert "rows in, " not in second.out.partition("corner in ")[0]
+    assert "wares_corner@1: unchanged" in second.out
+    assert time.monotonic() - started < 60

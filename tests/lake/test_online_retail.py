@@ -1,0 +1,56 @@
+"""Three days of a real, dirty shop: every raw row is kept, rejected or merged, and the counts are those counted by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+import pytest
+import yaml
+from conftest import SHARED
+from helpers import open_store, write_source
+from pyspark.sql import SparkSession
+from wares.lake.store import Store
+from wares.settings import PROJECT
+
+DAYS = ("2010-12-22", "2011-01-28", "2011-02-18")
+
+pytestmark = pytest.mark.skipif(
+    not (SHARED / "online_retail").exists(), reason="the Online Retail files are not beside the checkout"
+)
+
+
+@pytest.fixture(scope="module")
+def store(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    root = tmp_path_factory.mktemp("online_retail")
+    source = yaml.safe_load((PROJECT / "conf" / "sources" / "online_retail.yaml").read_text(encoding="utf-8"))
+    source["entities"]["invoices"]["path"] = str(SHARED / "online_retail" / f"{{{','.join(DAYS)}}}.csv")
+    path = write_source(root, source)
+    store = open_store(spark, root, path)  # not left, since nothing here reads the meta tables
+    store.ingest(path, "invoices")
+    store.refresh("silver.orders")
+    yield store
+
+
+def test_every_row_is_accounted_for(store: Store) -> None:
+    rows = store.read("bronze.online_retail_invoices").select("_file", "_position")
+    kept = store.read("silver.orders").select("_file", "_position")
+    rejected = store.rejected("silver.orders").select("_file", "_position")
+    merged = store.merged("silver.orders").select("_file", "_position")
+    assert (rows.count(), kept.count(), rejected.count(), merged.count()) == (2153, 2099, 45, 9)
+    accounted = kept.unionAll(rejected).unionAll(merged)
+    assert accounted.distinct().count() == 2153
+    assert rows.exceptAll(accounted).count() == 0
+
+
+def test_kinds_and_money(store: Store) -> None:
+    kinds = {row["kind"]: row["count"] for row in store.read("silver.orders").groupBy("kind").count().collect()}
+    assert kinds == {"sale": 1993, "return": 91, "fee": 15}
+    revenue = store.read("silver.orders").where("kind = 'sale'").selectExpr("sum(value) AS value").collect()[0]["value"]
+    assert revenue == Decimal("40343.43")
+
+
+def test_rejected_rows_are_stock_notes(store: Store) -> None:
+    """All of them take stock off without being a cancellation."""
+    rules = {violation["rule"] for row in store.rejected("silver.orders").collect() for violation in row["_violations"]}
+    assert rules == {"sale_not_negative"}

@@ -1,0 +1,91 @@
+"""Table files are found, put in order by the names of build's parameters, and refused if they are not whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from wares.errors import SettingsError
+from wares.lake.registry import discover
+from wares.tables import TABLES
+
+WHOLE = '''"""{title}.
+
+More words."""
+
+from wares.lake.labels import PUBLIC
+from wares.lake.table import Column, Table
+
+TABLE = Table(keys=("id",), columns=(Column("id", "string", PUBLIC, "Names the row."),))
+
+
+def build({parameters}):
+    return None
+'''
+
+Package = Callable[..., str]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Package:
+    """Writes a package of table files from `silver__name="parameters"` and returns its name."""
+
+    def write(**files: str) -> str:
+        name = f"tables_of_{request.node.name.split('[')[0]}"
+        for place, text in files.items():
+            layer, _, table = place.partition("__")
+            (tmp_path / name / layer).mkdir(parents=True, exist_ok=True)
+            body = text if "\n" in text else WHOLE.format(title=f"The {table}", parameters=text)
+            (tmp_path / name / layer / f"{table}.py").write_text(body, encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        return name
+
+    return write
+
+
+def test_tables_come_after_what_they_read(package: Package) -> None:
+    found = discover(
+        package(gold__a_first="silver_z_last, gold_middle, scorer", gold__middle="silver_z_last", silver__z_last="bronze_lines")
+    )
+    assert list(found) == ["silver.z_last", "gold.middle", "gold.a_first"]
+    first = found["gold.a_first"]
+    assert first.inputs == ("silver.z_last", "gold.middle")
+    assert first.given == ("scorer",)
+    assert (first.layer, first.description) == ("gold", "The a_first.")
+    assert found["silver.z_last"].inputs == ("bronze.lines",)
+
+
+def test_a_ring_is_refused(package: Package) -> None:
+    with pytest.raises(SettingsError, match="in a ring") as refused:
+        discover(package(gold__hen="gold_egg", gold__egg="gold_hen"))
+    assert "gold.hen" in refused.value.found and "gold.egg" in refused.value.found
+
+
+def test_a_parameter_that_names_no_table_is_refused(package: Package) -> None:
+    with pytest.raises(SettingsError, match="gold.report reads a table that does not exist") as refused:
+        discover(package(gold__report="silver_oders", silver__orders="bronze_orders"))
+    assert "silver_oders" in refused.value.found
+    assert "silver.orders" in refused.value.do
+
+
+@pytest.mark.parametrize("text", ["x = 1\n", "def build():\n    return None\n", "TABLE = 3\ndef build():\n    return None\n"])
+def test_a_file_that_is_not_whole_is_refused(package: Package, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    name = package(silver__half=text)
+    for module in [module for module in sys.modules if module.split(".")[0] == name]:  # of the case before
+        monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(SettingsError, match="silver.half is not whole") as refused:
+        discover(name)
+    assert "half.py" in refused.value.found and "TABLE" in refused.value.do
+
+
+def test_the_tables_of_wares() -> None:
+    names = list(TABLES)
+    for name, file in TABLES.items():
+        assert file.description and file.table.keys[0] == "source", name
+        assert set(file.table.keys) <= set(file.table.by_name), name
+        for read in file.inputs:
+            assert read.startswith("bronze.") or names.index(read) < names.index(name)
+    assert {"silver.users", "silver.products", "silver.orders", "silver.events", "silver.promotions"} <= set(names)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pytest
+from wares.model.encoding import Encoding, encode_parts
+from wares.model.network import build_network
+from wares.model.scorer import Catalogue, Network, Scorer, top
+from wares.model.spec import Spec
+
+
+@pytest.fixture(scope="module")
+def model(spec: Spec, encoding: Encoding) -> keras.Model:
+    """The plain Keras network, with weights that let every part speak."""
+    model = build_network(spec, encoding, 3)
+    random = np.random.default_rng(4)
+    for variable in model.variables:
+        variable.assign(random.normal(0, 0.4, variable.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def scorer(model: keras.Model, spec: Spec, encoding: Encoding, products: pa.Table) -> Scorer:
+    network = Network(spec, encoding, {variable.path: variable.numpy() for variable in model.variables})
+    return Scorer(network, Catalogue(network, products))
+
+
+@pytest.fixture(scope="module")
+def by_keras(
+    model: keras.Model, spec: Spec, encoding: Encoding, examples: pa.Table, users: pa.Table, products: pa.Table
+) -> dict[tuple[str, str], float]:
+    logits = model.predict(encode_parts(spec, encoding, examples), verbose=0)[:, 0]
+    return dict(
+        zip(zip(examples["user_id"].to_pylist(), examples["product_id"].to_pylist(), strict=True), logits.tolist(), strict=True)
+    )
+
+
+def test_scores_are_those_of_keras(scorer: Scorer, users: pa.Table, by_keras: dict[tuple[str, str], float]) -> None:
+    names = scorer.catalogue.ids.to_pylist()
+    seen = 0
+    for scored in scorer.score(users):
+        user = users["user_id"][scored.row].as_py()
+        assert np.allclose(scored.logits, [by_keras[user, product] for product in names], atol=1e-5)
+        seen += 1
+    assert seen == users.num_rows
+
+
+def test_top_is_that_of_a_full_sort(scorer: Scorer, users: pa.Table, by_keras: dict[tuple[str, str], float]) -> None:
+    names = scorer.catalogue.ids.to_pylist()
+    for scored in scorer.score(users):
+        user = users["user_id"][scored.row].as_py()
+        best = sorted(names, key=lambda product: -by_keras[user, product])[:10]
+        assert [names[place] for place in top(scored.logits, 10)] == best
+
+
+def test_top_breaks_ties_by_place_and_leaves_out() -> None:
+    logits = np.array([1, 3, 3, 2, 3], np.float32)
+    assert top(logits.copy(), 2).tolist() == [1, 2]
+    assert top(logits.copy(), 3, np.array([1])).tolist() == [2, 4, 3]
+    assert top(logits.copy(), 9).tolist() == [1, 2, 4, 3, 0]
+
+
+def test_a_saved_network_scores_the_same(
+    model: keras.Model, spec: Spec, encoding: Encoding, examples: pa.Table, tmp_path: Path
+) -> None:
+    model.save(tmp_path / "model.keras")
+    inputs = encode_parts(spec, encoding, examples)
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    assert np.allclose(model.predict(inputs, verbose=0), again.predict(inputs, verbose=0), atol=1e-6)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from wares.errors import ModelError, SettingsError
+from wares.model.spec import Spec, check_columns, load_spec
+from wares.tables.gold.examples import TABLE
+
+
+def test_the_projects_spec_fits_the_examples() -> None:
+    check_columns(load_spec("conf/wide_deep.yaml"), TABLE.by_name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"embeding": 3}, "embeding: unknown key"),
+        ({"side": "left"}, "side"),
+        ({"from": "shelf.height"}, "from"),
+        ({"kind": "magic"}, "magic"),
+    ],
+)
+def test_a_spec_with_a_mistake_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    feature = {
+        "name": "type",
+        "from": "product.type",
+        "kind": "categorical",
+        "side": "deep",
+        "vocabulary": 9,
+        "embedding": 2,
+    } | change
+    file = tmp_path / "spec.yaml"
+    file.write_text(yaml.safe_dump({"network": {"hidden": [4, 2]}, "features": [feature]}))
+    with pytest.raises(SettingsError, match=message):
+        load_spec(file)
+
+
+def test_a_cross_with_what_does_not_exist_is_refused(tmp_path: Path, spec: Spec) -> None:
+    data = spec.model_dump(mode="json", by_alias=True)
+    data["features"][-1]["of"] = ["age", "colour"]
+    file = tmp_path / "spec.yaml"
+    file.write_text(yaml.safe_dump(data))
+    with pytest.raises(SettingsError, match="'colour', which is no category of the product"):
+        load_spec(file)
+
+
+def test_a_feature_without_a_column_is_named(spec: Spec) -> None:
+    with pytest.raises(ModelError, match=r"age \(from: user.age_band\)"):
+        check_columns(spec, [feature.column for feature in spec.stored if feature.name != "age"])

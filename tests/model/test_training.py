@@ -1,0 +1,107 @@
+"""Real ranks under each launcher, and what happens when one of them goes wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+from wares.errors import ModelError
+from wares.model.encoding import Encoding
+from wares.model.launcher import launch
+from wares.model.plan import Plan
+from wares.model.reader import Batches, read_split
+from wares.model.spec import Spec
+
+
+def with_settings(plan: Plan, **settings: object) -> Plan:
+    return dataclasses.replace(plan, train=plan.train.model_copy(update=settings))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_ranks_share_all_rows(plan: Plan, spec: Spec, examples: pa.Table, ranks: int) -> None:
+    shares = [pa.concat_tables(read_split(plan.files, spec, "shop", "train", rank, ranks)).num_rows for rank in range(ranks)]
+    assert sum(shares) == examples["split"].to_pylist().count("train")
+    assert max(shares) - min(shares) < 4
+
+
+def test_an_epoch_has_each_row_once(plan: Plan, spec: Spec, encoding: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Batches(plan.files, spec, encoding, "shop", "train", 0, 1)
+    monkeypatch.setattr("wares.model.reader.BUFFER_ROWS", 700)
+    pieces = Batches(plan.files, spec, encoding, "shop", "train", 0, 1)
+    sums = [
+        sum(batch["product_numbers"].astype(np.float64).sum() for batch in batches.epoch(64, np.random.default_rng(1)))
+        for batches in (whole, pieces)
+    ]
+    assert whole.rows == pieces.rows == sum(len(batch["label"]) for batch in pieces.epoch(64))
+    assert sums[0] == pytest.approx(sums[1])
+
+
+@pytest.mark.parametrize("launcher", ["local", "horovodrun", "spark"])
+def test_each_launcher_trains(
+    plan: Plan, spark: SparkSession, launcher: Literal["local", "horovodrun", "spark"], capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Batches of 100 end short at different steps on the two ranks, whose files differ in size.
+    launch(with_settings(plan, launcher=launcher, batch_size=100), spark)
+    with np.load(plan.folder / "weights.npz") as weights:
+        assert all(np.isfinite(weights[name]).all() for name in weights.files)
+    said = capfd.readouterr().out
+    assert f"{1 if launcher == 'local' else 2} ranks" in said
+    assert "epoch 1/1: loss" in said
+
+
+def test_infinite_values_give_one_clear_error(plan: Plan, spark: SparkSession) -> None:
+    poisoned = pq.read_table(plan.files[0])
+    poisoned = poisoned.set_column(
+        poisoned.schema.get_field_index("weight"), "weight", pa.array(np.full(poisoned.num_rows, np.inf))
+    )
+    pq.write_table(poisoned, plan.files[0])
+    with pytest.raises(ModelError, match="The loss is no longer a number"):
+        launch(plan, spark)
+
+
+def test_a_rank_without_rows_gives_one_clear_error(plan: Plan, spark: SparkSession) -> None:
+    pq.write_table(pq.read_table(plan.files[0]).slice(0, 1), plan.files[0])  # a validation row
+    with pytest.raises(ModelError, match="A training rank has no examples"):
+        launch(dataclasses.replace(plan, files=plan.files[:1]), spark)
+
+
+def test_a_dead_rank_ends_the_others(plan: Plan, spark: SparkSession) -> None:
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        while not killed:
+            time.sleep(0.5)
+            ranks = _ranks(plan.folder)
+            if len(ranks) == 2:
+                os.kill(ranks[1], 9)
+                killed.append(ranks[1])
+
+    threading.Thread(target=kill_one, daemon=True).start()
+    with pytest.raises(ModelError, match="A training rank died"):
+        launch(with_settings(plan, launcher="horovodrun", epochs=1000), spark)
+    assert killed
+    time.sleep(1)
+    assert _ranks(plan.folder) == []
+
+
+def _ranks(folder: Path) -> list[int]:
+    """The processes that run a rank of the plan in this folder."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                words = (process / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words[1:3] == [b"-m", b"wares.model.worker"] and str(folder).encode() in words[3]:
+                found.append(int(process.name))
+    return sorted(found)

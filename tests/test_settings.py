@@ -1,0 +1,44 @@
+"""Settings: defaults, files, overrides, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from wares.errors import SettingsError
+from wares.settings import PROJECT, load_settings
+
+
+@pytest.mark.parametrize("file", ["conf/local.yaml", "conf/cluster.yaml"])
+def test_the_files_of_the_project_fit(file: str) -> None:
+    assert load_settings(PROJECT / file).sources == ("completejourney",)
+
+
+def test_overrides_stand_above_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("lake: {root: /a}\ntrain: {epochs: 2}\n", encoding="utf-8")
+    settings = load_settings(file, ["lake.root=/b", "score.exclude_seen=true"])
+    assert (settings.lake.root, settings.train.epochs, settings.score.exclude_seen) == ("/b", 2, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("lake: {rot: x}", "lake.rot: unknown key"),
+        ("train: {epochs: 0}", "train.epochs"),
+        ("train: {launcher: mpirun}", "train.launcher"),
+        ("- a list", "a list"),
+        ("lake: {root: [", "while parsing"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, text: str, found: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError) as error:
+        load_settings(file)
+    assert found in error.value.found
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().lake.root = "elsewhere"
