@@ -14,6 +14,9 @@ from wares.lake.table import Table
 from wares.settings import Settings
 from wares.tables import TABLES
 
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""Data that stands beside the checkout on some machines; tests that need it are skipped where it is absent."""
+
 HEADER = "number,line,customer,item,at,quantity,price,note"
 
 

@@ -7,8 +7,7 @@ from decimal import Decimal
 
 import pytest
 import yaml
-from conftest import SHARED
-from helpers import open_store, write_source
+from helpers import SHARED, open_store, write_source
 from pyspark.sql import SparkSession
 from wares.lake.store import Store
 from wares.settings import PROJECT

@@ -94,6 +94,9 @@ def open_session(settings: Settings, app: str) -> SparkSession:
     if running is None and "DATABRICKS_RUNTIME_VERSION" not in os.environ:
         builder = SparkSession.builder.appName(f"wares {app}")
         if not _came_by_script():
+            # Python workers on this machine find the library where this process found it.
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT / "lib"), os.environ.get("PYTHONPATH")]))
+            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
             builder = builder.config(map=spark_conf(settings))
         running = builder.getOrCreate()
     running = running or SparkSession.builder.getOrCreate()
