@@ -76,6 +76,8 @@ def rows(frame: DataFrame, *columns: str) -> list[tuple[Any, ...]]:
 def test_moments_of_a_long_source(spark: SparkSession) -> None:
     built = moments.build(interactions(spark, ("ann", "milk", 0, "a"), ("ann", "milk", 364, "b")))
     assert sorted((row.day, row.role, row.span) for row in built.collect()) == [
+        (197, "train", 28),
+        (225, "train", 28),
         (253, "train", 28),
         (281, "train", 28),
         (309, "validation", 28),

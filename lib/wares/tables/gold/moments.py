@@ -6,7 +6,8 @@ from pyspark.sql.functions import array, col, expr, floor, greatest, inline, lea
 from wares.lake.labels import INTERNAL
 from wares.lake.table import Check, Column, Table
 
-TRAIN_MOMENTS = 2
+TRAIN_MOMENTS = 4
+"""More moments teach more than more passes: a second pass over the same examples makes the validation loss rise."""
 SPAN = 28
 WHOLE_SOURCE = "the first and the last purchase of a whole source, no user's in particular"
 
