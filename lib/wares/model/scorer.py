@@ -21,6 +21,8 @@ from wares.model.spec import Categorical, Part, Sequence, Spec
 
 BLOCK = 2048
 """Products whose layers are computed at a time: small enough that they stay in the processor's cache."""
+BEST_SELLERS = 5_000
+"""Products that have neighbours: enough for nearly all sales, few enough to compare each with each."""
 USERS = 64
 """Users that are encoded at a time: the bound of memory, whatever the number of users."""
 
@@ -86,13 +88,18 @@ class Catalogue:
         self.baskets = products["baskets"].to_numpy(zero_copy_only=False)
 
     def neighbours(self, count: int) -> np.ndarray:
-        """For each product the places of the `count` whose first deep layer is most alike by cosine, [products, count]."""
-        unit = self.first / np.maximum(np.linalg.norm(self.first, axis=1, keepdims=True), 1e-9)
-        count = min(count, len(unit))
-        near = np.empty((len(unit), count), np.int64)
-        for start in range(0, len(unit), 256):
-            alike = unit[start : start + 256] @ unit.T
-            near[start : start + 256] = np.argpartition(alike, len(unit) - count, axis=1)[:, len(unit) - count :]
+        """For each product the places of the `count` best-sellers whose first deep layer is most alike by cosine.
+
+        Returns:
+            int64 [products, count]; a product that is no best-seller has only itself, since little is known of it.
+        """
+        near = np.repeat(np.arange(len(self.ids))[:, None], count, axis=1)
+        best = np.argsort(-self.baskets, kind="stable")[:BEST_SELLERS]
+        unit = self.first[best] / np.maximum(np.linalg.norm(self.first[best], axis=1, keepdims=True), 1e-9)
+        found = min(count, len(best))
+        for start in range(0, len(best), BLOCK):
+            alike = unit[start : start + BLOCK] @ unit.T
+            near[best[start : start + BLOCK], :found] = best[np.argpartition(-alike, found - 1, axis=1)[:, :found]]
         return near
 
 
