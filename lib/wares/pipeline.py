@@ -19,6 +19,7 @@ from pyspark.sql import SparkSession
 
 from wares.cli import Job, explain
 from wares.errors import ConflictError, SettingsError, WaresError
+from wares.lake.registry import downstream
 from wares.report import page
 from wares.settings import PROJECT, read_yaml, validate
 from wares.tables import TABLES
@@ -232,12 +233,7 @@ def tables_of(job: str) -> list[str]:
     """
     if job == "silver":
         return [name for name, file in TABLES.items() if file.layer == "silver"]
-    momentary = {"gold.moments"}
-    for name, file in TABLES.items():
-        if momentary & set(file.inputs):
-            momentary.add(name)
-    return [
-        name
-        for name, file in TABLES.items()
-        if file.layer == "gold" and not file.given and (name in momentary) == (job == "features")
-    ]
+    momentary = downstream(TABLES, "gold.moments")
+    if job == "features":
+        return momentary
+    return [name for name, file in TABLES.items() if file.layer == "gold" and not file.given and name not in momentary]

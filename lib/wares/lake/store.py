@@ -347,17 +347,7 @@ class Store:
         table = self._bronze[table_name]
         version, metrics = self._commit(table_name, _with_labels(rows, table.columns), "append", {"files": taken})
         written = int(metrics["numOutputRows"])
-        self._gathered["files"] += [
-            {
-                "table": table_name,
-                "file": f["path"],
-                "size": f["size"],
-                "modified": f["modified"],
-                "digest": f["digest"],
-                "run": self.run_id,
-            }
-            for f in taken
-        ]
+        self._gathered["files"] += [_file_row(table_name, file, self.run_id) for file in taken]
         self._gather_bronze_lineage(table_name, table, source, entity, version)
         return self._done(Outcome(table_name, "written", version, written, written, 0, 0, time.monotonic() - started), {}, "", {})
 
@@ -377,14 +367,7 @@ class Store:
             taken |= {row["file"]: row for row in self._gathered["files"] if row["table"] == table}  # by this run, earlier
             for commit in self._commits_after(table, mark.version if mark else -1):
                 for file in commit.get("files", []):  # a run that died before it could say so in meta.files
-                    row = {
-                        "table": table,
-                        "file": file["path"],
-                        "size": file["size"],
-                        "modified": file["modified"],
-                        "digest": file["digest"],
-                        "run": commit["run"],
-                    }
+                    row = _file_row(table, file, commit["run"])
                     if file["path"] not in taken:
                         self._gathered["files"].append(row)
                     taken[file["path"]] = row
@@ -687,17 +670,7 @@ class Store:
 
     def _done(self, outcome: Outcome, hits: dict[str, int], code: str, inputs: dict[str, str]) -> Outcome:
         version = outcome.version or 0
-        self._marks[outcome.table] = _Mark(version, self.run_id, code, inputs)
-        self._gathered["watermarks"].append(
-            {
-                "table": outcome.table,
-                "version": version,
-                "run": self.run_id,
-                "fingerprint": code,
-                "inputs": json.dumps(inputs),
-                "at": datetime.now(UTC),
-            }
-        )
+        self._remember(outcome.table, _Mark(version, self.run_id, code, inputs))
         self._gathered["quality"].append(
             {
                 "run": self.run_id,
@@ -713,6 +686,13 @@ class Store:
         )
         return outcome
 
+    def _remember(self, name: str, mark: _Mark) -> None:
+        """Take a mark for the table's newest, here and, when the job ends, in `meta.watermarks`."""
+        self._marks[name] = mark
+        self._gathered["watermarks"].append(
+            {"table": name, **vars(mark), "inputs": json.dumps(mark.inputs), "at": datetime.now(UTC)}
+        )
+
     def _mark(self, name: str) -> _Mark:
         """What the newest commit of a table consumed, from `meta.watermarks` or, if a run died before that, from the commit.
 
@@ -726,17 +706,7 @@ class Store:
         for commit in self._commits_after(name, known.version if known else -1):
             if "fingerprint" in commit or "files" in commit:
                 known = _Mark(commit["version"], commit["run"], commit.get("fingerprint", ""), commit.get("inputs", {}))
-                self._marks[name] = known
-                self._gathered["watermarks"].append(
-                    {
-                        "table": name,
-                        "version": known.version,
-                        "run": known.run,
-                        "fingerprint": known.fingerprint,
-                        "inputs": json.dumps(known.inputs),
-                        "at": datetime.now(UTC),
-                    }
-                )
+                self._remember(name, known)
                 return known
         if known is None:
             raise ConflictError(
@@ -804,6 +774,11 @@ class Store:
             writer = writer.mode("overwrite").option("replaceWhere", f"source IN ({names})")
         place = self.location(f"meta.{name}")
         writer.saveAsTable(place) if self.settings.lake.catalog else writer.save(place)
+
+
+def _file_row(table: str, file: dict[str, Any], run: str) -> dict[str, Any]:
+    """A row of `meta.files`, from what a bronze commit's note says of a file."""
+    return {"table": table, "file": file["path"], "run": run, **{name: file[name] for name in ("size", "modified", "digest")}}
 
 
 def _note(commit: dict[str, Any]) -> dict[str, Any]:
