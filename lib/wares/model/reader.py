@@ -15,10 +15,12 @@ from wares.model.spec import PARTS, Sequence, Spec
 
 BUFFER_ROWS = 1_000_000
 """How many rows a rank holds and shuffles at a time: the bound of its memory, about 0.5 KB a row with the demo's features."""
+READ_ROWS = 65_536
+"""How many rows are read and encoded at a time."""
 
 
 def read_split(files: list[str], spec: Spec, source: str, split: str, rank: int = 0, ranks: int = 1) -> Iterator[pa.Table]:
-    """Yield the rank's share of a split, one table for each row group.
+    """Yield the rank's share of a split, in tables of at most `READ_ROWS` rows.
 
     The rows of all files, end to end, are cut into as many equal pieces as there are ranks, and a rank reads the row
     groups that its piece touches. Shares of a split may still differ in size, since files mix splits.
@@ -35,17 +37,25 @@ def read_split(files: list[str], spec: Spec, source: str, split: str, rank: int 
         for feature in spec.ids(part)
     ]
     opened = [pq.ParquetFile(_open(file), read_dictionary=texts, pre_buffer=True) for file in files]
-    total = sum(file.metadata.num_rows for file in opened)
-    first, last = total * rank // ranks, total * (rank + 1) // ranks
+    first, last = share(sum(file.metadata.num_rows for file in opened), rank, ranks)
     start = 0
     for file in opened:
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
             if start < last and end > first:
-                table = file.read_row_group(group, columns=columns, use_threads=False)
-                table = table.slice(max(first - start, 0), min(last, end) - max(first, start))
-                yield table.filter(pc.and_(pc.equal(table["source"], source), pc.equal(table["split"], split)))
+                for batch in file.iter_batches(READ_ROWS, [group], columns, use_threads=False):
+                    mine = batch.slice(max(first - start, 0), max(min(last - start, batch.num_rows) - max(first - start, 0), 0))
+                    start += batch.num_rows
+                    table = pa.Table.from_batches([mine])
+                    table = table.filter(pc.and_(pc.equal(table["source"], source), pc.equal(table["split"], split)))
+                    if table.num_rows:
+                        yield table
             start = end
+
+
+def share(rows: int, rank: int, ranks: int) -> tuple[int, int]:
+    """Where a rank's share of so many rows begins and ends."""
+    return rows * rank // ranks, rows * (rank + 1) // ranks
 
 
 def _open(file: str) -> pa.NativeFile:
@@ -63,6 +73,8 @@ class Batches:
     def __init__(self, files: list[str], spec: Spec, encoding: Encoding, source: str, split: str, rank: int, ranks: int) -> None:
         self._read = lambda: read_split(files, spec, source, split, rank, ranks)
         self._spec, self._encoding = spec, encoding
+        first, last = share(sum(pq.ParquetFile(_open(file)).metadata.num_rows for file in files), rank, ranks)
+        self._capacity = min(BUFFER_ROWS, max(last - first, 1))
         self._kept: Arrays | None = None
         self.rows = 0
         for number, buffer in enumerate(self._buffers()):
@@ -79,19 +91,21 @@ class Batches:
                 yield {name: array[chosen] for name, array in buffer.items()}
 
     def _buffers(self) -> Iterator[Arrays]:
-        waiting: list[Arrays] = []
+        """Yield the share's rows, `BUFFER_ROWS` at a time, encoded straight into arrays that hold so many."""
+        whole: Arrays = {}
         rows = 0
         for table in self._read():
-            for start in range(0, table.num_rows, BUFFER_ROWS // 4):
-                piece = encode_examples(self._spec, self._encoding, table.slice(start, BUFFER_ROWS // 4))
-                if rows + len(piece["label"]) > BUFFER_ROWS:
-                    yield _joined(waiting)
-                    waiting, rows = [], 0
-                waiting.append(piece)
-                rows += len(piece["label"])
+            piece = encode_examples(self._spec, self._encoding, table)
+            taken = 0
+            while taken < table.num_rows:
+                if rows == 0:
+                    whole = {name: np.empty((self._capacity, *array.shape[1:]), array.dtype) for name, array in piece.items()}
+                some = min(table.num_rows - taken, self._capacity - rows)
+                for name, array in piece.items():
+                    whole[name][rows : rows + some] = array[taken : taken + some]
+                taken, rows = taken + some, rows + some
+                if rows == self._capacity:
+                    yield whole
+                    rows = 0
         if rows:
-            yield _joined(waiting)
-
-
-def _joined(pieces: list[Arrays]) -> Arrays:
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+            yield {name: array[:rows] for name, array in whole.items()}
