@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import sys
 import traceback
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 from pyspark.sql import SparkSession
 
@@ -31,6 +33,7 @@ class Job:
         spark: The session that it runs in.
         report: Tells its user what it does.
         debug: Whether errors come with their stack trace.
+        options: All that was said on the command line, for a job that adds options of its own.
     """
 
     name: str
@@ -38,20 +41,27 @@ class Job:
     spark: SparkSession
     report: Report
     debug: bool = False
+    options: Namespace = field(default_factory=Namespace)
 
     def store(self) -> Store:
         """The lake, to be opened with `with`."""
         return Store(self.spark, self.settings, TABLES, self.name)
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The options that all jobs take."""
-    options = argparse.ArgumentParser(
+AddOptions = Callable[[ArgumentParser], None]
+"""The function `options` of a job file, which adds options of the job's own."""
+
+
+def parser(name: str, description: str, add_options: AddOptions | None = None) -> ArgumentParser:
+    """The options that all jobs take, after those of the job's own."""
+    options = ArgumentParser(
         prog=f"./spark-submit.sh jobs/{name}.py",
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=RawDescriptionHelpFormatter,
         epilog="Settings and what they mean: README.md. Exit codes: 0 done, 1 failed, 2 wrong options, 130 stopped.",
     )
+    if add_options:
+        add_options(options)
     options.add_argument("--settings", metavar="FILE", default="conf/local.yaml", help="settings file (default: conf/local.yaml)")
     options.add_argument(
         "--source",
@@ -72,7 +82,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     return options
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
+def settings_of(options: Namespace) -> Settings:
     """The settings that a job's options ask for.
 
     Raises:
@@ -91,20 +101,43 @@ def description_of(job: str | Path) -> str:
     return ast.get_docstring(ast.parse(Path(job).read_text(encoding="utf-8"))) or ""
 
 
-def main(run: Callable[[Job], None], description: str | None) -> None:
+def options_of(job: Path) -> AddOptions | None:
+    """The function by which a job file adds options of its own; None, without loading the file, if it has none."""
+    names = {node.name for node in ast.parse(job.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
+    return load_file(job).options if "options" in names else None
+
+
+def load_file(job: Path) -> ModuleType:
+    """A job file as a module."""
+    spec = spec_from_file_location(f"jobs.{job.stem}", job)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main(run: Callable[[Job], None], description: str | None, add_options: AddOptions | None = None) -> None:
     """Run a job as a program, as its options say, and exit with its code."""
-    sys.exit(call(run, Path(sys.argv[0]).stem, description, sys.argv[1:]))
+    sys.exit(call(run, Path(sys.argv[0]).stem, description, sys.argv[1:], add_options))
 
 
-def call(run: Callable[[Job], None], name: str, description: str | None, arguments: list[str]) -> int:
-    """Run a job and return its exit code: 0, 1 after an error (which is printed), or 130 after Ctrl-C."""
-    options = parser(name, description or "").parse_args(arguments)
+def call(
+    run: Callable[[Job], None],
+    name: str,
+    description: str | None,
+    arguments: list[str],
+    add_options: AddOptions | None = None,
+) -> int:
+    """Run a job and return its exit code: 0, 1 after an error (which is printed), or 130 after Ctrl-C.
+
+    Where a job has an option `--json` and it is given, nothing is printed but what the job itself prints.
+    """
+    options = parser(name, description or "", add_options).parse_args(arguments)
     try:
         settings = settings_of(options)
         spark = open_session(settings, name)
-        report = Report(spark)
+        report = Report(spark, quiet=getattr(options, "json", False))
         with report.job(name):
-            run(Job(name, settings, spark, report, options.debug))
+            run(Job(name, settings, spark, report, options.debug, options))
     except KeyboardInterrupt:
         print("stopped; nothing half-written is visible, and the job can be run again at any time", file=sys.stderr)
         return 130

@@ -35,6 +35,10 @@ class LineageError(WaresError):
     """The plan has a part whose origin cannot be told, so the write is refused."""
 
 
+class CutError(WaresError):
+    """A table cannot follow its inputs by the keys that its file declares."""
+
+
 class QualityError(WaresError):
     """More rows were rejected than the table allows."""
 

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
-from importlib.util import module_from_spec, spec_from_file_location
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pyspark.sql import SparkSession
 
-from wares.cli import Job, explain
+from wares.cli import Job, explain, load_file
 from wares.errors import ConflictError, SettingsError, WaresError
 from wares.lake.registry import downstream
 from wares.report import page
@@ -176,9 +175,7 @@ def load_job(name: str) -> Callable[[Job], None]:
     Raises:
         SettingsError: The file has none.
     """
-    spec = spec_from_file_location(f"jobs.{name}", PROJECT / "jobs" / f"{name}.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_file(PROJECT / "jobs" / f"{name}.py")
     if not callable(getattr(module, "run", None)):
         raise SettingsError(
             f"The job {name} cannot be run by the suite.",

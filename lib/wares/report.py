@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
+from wares.lake.maintain import Upkeep
 from wares.lake.sources import load_source
 from wares.lake.store import Outcome, Store
 
@@ -33,21 +34,28 @@ class Report:
 
     Args:
         spark: The session, which knows how far a long step has come.
+        quiet: Whether it prints nothing, because the job's own output is for a program.
     """
 
-    def __init__(self, spark: SparkSession) -> None:
-        self._spark = spark
+    def __init__(self, spark: SparkSession, quiet: bool = False) -> None:
+        self._spark, self._quiet = spark, quiet
         self._spoke = time.monotonic()
         self._watched = False
 
     def say(self, text: str) -> None:
         """Print a line at once, also where output goes to a file."""
-        print(text, flush=True)
+        if not self._quiet:
+            print(text, flush=True)
         self._spoke = time.monotonic()
 
     def table(self, outcome: Outcome) -> None:
         """Say what became of a table."""
         self.say(table_line(outcome))
+
+    def upkeep(self, done: Upkeep) -> None:
+        """Say what was done to a table."""
+        kept = f"; older ones stay for {done.kept_for}" if done.kept_for else ""
+        self.say(f"{done.seconds:>7.1f} s  {done.table}: {done.compacted:,} files put together, {done.removed:,} deleted{kept}")
 
     def model(self, outcome: TrainOutcome) -> None:
         """Say what became of a training run."""
@@ -86,13 +94,20 @@ class Report:
 
 
 def table_line(outcome: Outcome) -> str:
-    """Such as `8.1 s  silver.orders: 541,909 rows in, 532,621 kept, 2,512 rejected, 6,776 merged`."""
+    """What became of a table, such as `8.1 s  silver.orders: 541,909 rows in, 535,305 kept, 1,336 rejected, 5,268 merged`.
+
+    Of a table that followed a change: `0.9 s  silver.orders: 2 inserted, 1 updated, 535,307 kept in all`.
+    """
     line = f"{outcome.seconds:>7.1f} s  {outcome.table}: "
-    if outcome.status == "unchanged":
+    account = outcome.account
+    if outcome.status == "unchanged" or account is None:
         return line + "unchanged"
-    parts = [f"{outcome.rows_in or 0:,} rows in, {outcome.kept or 0:,} kept"]
-    parts += [f"{number:,} {name}" for name, number in (("rejected", outcome.rejected), ("merged", outcome.merged)) if number]
-    return line + ", ".join(parts)
+    if outcome.status == "changed":
+        kinds = zip(outcome.rows, ("inserted", "updated", "deleted"), strict=True)
+        return line + ", ".join([*(f"{rows:,} {kind}" for rows, kind in kinds if rows), f"{account.kept:,} kept in all"])
+    parts = [f"{account.rows_in:,} rows in, {account.kept:,} kept"]
+    parts += [f"{rows:,} {name}" for rows, name in ((account.rejected, "rejected"), (account.merged, "merged")) if rows]
+    return line + ", ".join(parts) + (f" (in full: {outcome.why})" if outcome.why else "")
 
 
 # The closing page

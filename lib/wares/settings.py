@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from wares.errors import SettingsError
 
@@ -27,6 +27,17 @@ class Lake(_Settings):
     root: str = Field("lake", description="Folder or URI that holds the layers; relative to the working directory.")
     catalog: str | None = Field(None, description="Unity or Hive catalogue: tables are then catalog.layer.name.")
     retention_days: int = Field(30, ge=7, description="How long Delta keeps old files and log entries.")
+    secret: SecretStr | None = Field(
+        None, description="Where the key for pseudonyms is: env:NAME or file:PATH. Shown nowhere, in case it is the key itself."
+    )
+
+    @field_validator("secret")
+    @classmethod
+    def _is_place(cls, secret: SecretStr | None) -> SecretStr | None:
+        kind, _, place = secret.get_secret_value().partition(":") if secret else ("env", "", "NONE")
+        if kind not in ("env", "file") or not place:
+            raise ValueError("must name a place, env:NAME or file:PATH, and not be the key itself")
+        return secret
 
 
 class Spark(_Settings):
@@ -150,7 +161,8 @@ def validate(model: type[Model], data: dict[str, Any], path: str) -> Model:
         lines = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"])
-            found = "" if problem["type"] in ("missing", "extra_forbidden") else f" (found {problem['input']!r})"
+            silent = problem["type"] in ("missing", "extra_forbidden") or key.endswith("secret")
+            found = "" if silent else f" (found {problem['input']!r})"
             lines.append(f"{key}: {'unknown key' if problem['type'] == 'extra_forbidden' else problem['msg']}{found}")
         raise SettingsError(
             f"{path} does not fit.", found="; ".join(lines), do="see the settings in README.md, or run with --help"

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pyspark
 
-from wares.cli import description_of, explain, parser, settings_of
+from wares.cli import description_of, explain, options_of, parser, settings_of
 from wares.errors import SettingsError, WaresError
 from wares.lake.session import spark_conf
 from wares.settings import PROJECT, Settings, find_file
 
 USAGE = """usage: ./spark-submit.sh [SPARK OPTIONS] jobs/NAME.py
-       [--settings FILE] [--source NAME|FILE ...] [--set KEY=VALUE ...] [--debug]
+       [--settings FILE] [--source NAME|FILE ...] [--set KEY=VALUE ...] [--debug] [OPTIONS OF THE JOB]
 
 Runs a job: {jobs}.
 jobs/NAME.py --help says what a job does. SPARK OPTIONS are those of Spark's own spark-submit, such as --master or --conf."""
@@ -38,7 +38,7 @@ def main() -> None:
             print(USAGE.format(jobs=", ".join(job_names())))
             raise SystemExit(0 if {"-h", "--help"} & set(spark_options) else 2)
         # Mistakes in options and settings show now, before a JVM starts; --help needs none at all.
-        options = parser(job.stem, description_of(job)).parse_args(job_options)
+        options = parser(job.stem, description_of(job), options_of(job)).parse_args(job_options)
         command = submit_command(settings_of(options), spark_options, job, job_options)
     except WaresError as error:
         print(explain(error, debug), file=sys.stderr)

@@ -4,24 +4,32 @@
 which rows or groups there are (WHERE, JOIN, GROUP BY, ORDER BY, window, DISTINCT). The names of the kinds are those of
 OpenLineage's column lineage facet.
 
-The trace fails closed: a leaf counts only if it is a relation right under an alias that holds this run's token, and a
-plan node or an expression whose flow is not known here is refused.
+The trace fails closed: a leaf counts only if it is a relation that the store handed out, right under the alias that it gave
+it; a plan node that is not known here is refused, and an expression takes from all its parts.
 """
 
 from __future__ import annotations
 
-import json
+import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import TypeVar
 
+from py4j.java_gateway import JavaObject
 from pyspark.sql import DataFrame
 
 from wares.errors import LineageError
+from wares.lake import declassify
+from wares.lake.labels import PUBLIC, Label
+from wares.lake.plans import Node, all_of, analysed, id_of, kind_of, tree
 
-Node = dict[str, Any]
-Paths = frozenset[frozenset[str]]
-"""The ways by which one source column reaches an output column: for each way, the kinds of step on it."""
+Path = frozenset[str]
+"""The kinds of step on one way."""
+Trail = tuple[str, ...]
+"""The steps of one way in order, with the names that the value had between them."""
+Paths = dict[Path, Trail]
+"""The ways by which one source column reaches an output column, each with its shortest trail."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +44,15 @@ class Ref:
 
 
 Flow = dict[Ref, Paths]
+Origin = tuple[Ref, int]
+"""A source column, and the number of the leaf that it was read at: the same table may be read twice."""
+_Flow = dict[Origin, Paths]
+Source = TypeVar("Source", Ref, Origin)
 
-IDENTITY: Paths = frozenset({frozenset()})
 AGGREGATION, TRANSFORMATION, CONDITIONAL = "AGGREGATION", "TRANSFORMATION", "CONDITIONAL"
 FILTER, JOIN, GROUP_BY, SORT, WINDOW = "FILTER", "JOIN", "GROUP_BY", "SORT", "WINDOW"
+AS_IT_WAS: Path = frozenset({GROUP_BY})
+"""The steps that leave a value as it was, in a row with what it stood beside."""
 
 
 @dataclass(frozen=True)
@@ -54,75 +67,171 @@ class Lineage:
     direct: dict[str, Flow]
     indirect: Flow
 
+    def after(self, step: str, columns: Iterable[str]) -> Lineage:
+        """The same lineage after one more step, which the store took with some columns."""
+        return replace(self, direct=self.direct | {column: _through(self.direct[column], step) for column in columns})
+
+
+@dataclass
+class _Groups:
+    """What an aggregate tells of its groups: attributes that count people, and keys that stood beside a person."""
+
+    people: dict[int, Origin]
+    keys: dict[int, int]
+
 
 @dataclass
 class _Traced:
     """A plan node: its output attributes in order, each with its flow, and what decided its rows."""
 
     output: list[int]
-    flows: dict[int, Flow]
-    indirect: Flow = field(default_factory=dict)
+    flows: dict[int, _Flow]
+    indirect: _Flow = field(default_factory=dict)
+    groups: _Groups | None = None
+
+
+class Leaves:
+    """The relations that a store hands to builds: only they are believed to be what their alias says."""
+
+    def __init__(self) -> None:
+        self.token = secrets.token_hex(8)
+        self._handed: dict[str, list[tuple[list[int], JavaObject]]] = {}
+        self._labels: dict[str, dict[str, Label]] = {}
+
+    def hand_out(self, frame: DataFrame, table: str, version: int | str) -> DataFrame:
+        """A table's relation under an alias that only this run can have given."""
+        alias = relation_alias(table, version, self.token)
+        handed = frame.alias(alias)
+        root = analysed(handed)
+        if is_leaf(root):  # any other part is refused when it is traced
+            ids = list(leaf(root, self.token)[1].values())
+            self._handed.setdefault(alias, []).append((ids, _leaf_with(handed, ids)))
+        tags = {part.name: part.metadata.get("label") for part in frame.schema}
+        self._labels[table] = {name: Label.parse(tag) for name, tag in tags.items() if tag}
+        return handed
+
+    def label(self, ref: Ref) -> Label:
+        """The label that a column has in the lake, in the version last handed out; PUBLIC if it has none."""
+        return self._labels.get(ref.table, {}).get(ref.column, PUBLIC)
+
+    def check(self, alias: str, ids: list[int], frame: DataFrame) -> None:
+        """See that a leaf of `frame` is the relation that was handed out under its alias.
+
+        A relation that is read twice gets new ids the second time; then it is compared as a whole.
+
+        Raises:
+            LineageError: It is another one.
+        """
+        handed = self._handed.get(alias, [])
+        if any(ids == known for known, _ in handed):
+            return
+        found = _leaf_with(frame, ids) if handed else None
+        if found is None or not any(found.sameResult(relation) for _, relation in handed):
+            raise LineageError(
+                "The plan reads something under the alias of another table.",
+                found=f"a relation under the alias '{alias}'",
+                do="use build's parameters as they are, and name each table that it reads as one",
+            )
 
 
 def relation_alias(table: str, version: int | str, token: str) -> str:
-    """The alias under which the store hands a relation to `build`; only such leaves are believed."""
+    """The alias under which the store hands a relation to `build`."""
     return f"{table}@{version}#{token}"
 
 
-def trace(frame: DataFrame, token: str) -> Lineage:
-    """The lineage of `frame`, whose leaves the store has aliased with `token`.
+def is_leaf(node: Node) -> bool:
+    """Whether a plan node is an alias right above a relation."""
+    return kind_of(node) == "SubqueryAlias" and kind_of(node["nodes"][0]) in RELATIONS
+
+
+def leaf(alias: Node, token: str) -> tuple[str, dict[str, int]]:
+    """The table that a leaf reads, and its columns with their attributes' ids, in order.
+
+    Raises:
+        LineageError: The alias does not hold the store's token.
+    """
+    name = alias["identifier"]["name"]
+    table, _, found = name.partition("#")
+    if found != token:
+        raise LineageError(
+            "The plan reads something that the store did not hand out.",
+            found=f"a relation under the alias '{name}'",
+            do="name the table as a parameter of build instead of reading it there",
+        )
+    attributes = [tree(attribute) for attribute in alias["nodes"][0]["output"]]
+    return table.rpartition("@")[0], {attribute["name"]: id_of(attribute) for attribute in attributes}
+
+
+def trace(frame: DataFrame, leaves: Leaves) -> Lineage:
+    """The lineage of `frame`, whose leaves the store has handed out.
 
     Raises:
         LineageError: A part of the plan has an origin that cannot be told.
     """
-    plan = json.loads(frame._jdf.queryExecution().analyzed().toJSON())
-    traced = _Tracer(token).plan(plan)
-    return Lineage(
-        {name: traced.flows[attribute] for name, attribute in zip(frame.columns, traced.output, strict=True)}, traced.indirect
-    )
+    traced = _Tracer(frame, leaves).visit(analysed(frame))
+    direct = {name: _by_ref(traced.flows[made]) for name, made in zip(frame.columns, traced.output, strict=True)}
+    return Lineage({name: _without(flow, name) for name, flow in direct.items()}, _by_ref(traced.indirect))
 
 
-def _merge(flows: Iterable[Flow]) -> Flow:
-    merged: Flow = {}
+def _leaf_with(frame: DataFrame, ids: list[int]) -> JavaObject | None:
+    """The relation in a frame's plan whose first attribute has the first of `ids`."""
+    plan = frame._jdf.queryExecution().analyzed()
+    inner = plan.subqueriesAll()
+    for part in [plan, *(inner.apply(place) for place in range(inner.size()))]:
+        found = part.collectLeaves()
+        for place in range(found.size()):
+            relation = found.apply(place)
+            if not relation.output().isEmpty() and relation.output().head().exprId().id() == ids[0]:
+                return relation
+    return None
+
+
+def _merge(flows: Iterable[dict[Source, Paths]]) -> dict[Source, Paths]:
+    merged: dict[Source, Paths] = {}
     for flow in flows:
-        for ref, paths in flow.items():
-            merged[ref] = merged.get(ref, frozenset()) | paths
+        for source, paths in flow.items():
+            _add(merged.setdefault(source, {}), paths)
     return merged
 
 
-def _through(flow: Flow, kind: str) -> Flow:
+def _add(known: Paths, paths: Paths) -> None:
+    for path, trail in paths.items():
+        if path not in known or len(trail) < len(known[path]):
+            known[path] = trail
+
+
+def _by_ref(flow: _Flow) -> Flow:
+    return _merge({ref: paths} for (ref, _), paths in flow.items())
+
+
+def _through(flow: dict[Source, Paths], step: str) -> dict[Source, Paths]:
     """The same flow after one more step."""
-    return {ref: frozenset(path | {kind} for path in paths) for ref, paths in flow.items()}
+    after: dict[Source, Paths] = {}
+    for source, paths in flow.items():
+        for path, trail in paths.items():
+            _add(after.setdefault(source, {}), {path | {step}: trail if trail[-1:] == (step,) else (*trail, step)})
+    return after
 
 
-def _class(node: Node) -> str:
-    return node["class"].rpartition(".")[2]
+def _named(flow: _Flow, name: str) -> _Flow:
+    """The same flow, whose values have a name now."""
+    return {
+        (ref, leaf): {path: trail if (trail or (ref.column,))[-1] == name else (*trail, name) for path, trail in paths.items()}
+        for (ref, leaf), paths in flow.items()
+    }
 
 
-def _id(node: Node) -> int:
-    return node["exprId"]["id"]
-
-
-class _Tree:
-    """A node with its children, rebuilt from the pre-order list in which Spark writes trees."""
-
-    def __init__(self, nodes: list[Node]) -> None:
-        self.rest = iter(nodes)
-        self.root = self._next()
-
-    def _next(self) -> Node:
-        node = next(self.rest)
-        node["nodes"] = [self._next() for _ in range(node["num-children"])]
-        return node
-
-
-def _expression(nodes: list[Node]) -> Node:
-    return _Tree(nodes).root
+def _without(flow: Flow, name: str) -> Flow:
+    """The same flow without the last name, where that is the output column's own."""
+    return {
+        ref: {path: trail[:-1] if trail[-1:] == (name,) else trail for path, trail in paths.items()}
+        for ref, paths in flow.items()
+    }
 
 
 PASSING = {
     "SubqueryAlias", "View", "GlobalLimit", "LocalLimit", "Offset", "Tail", "Sample", "Repartition", "RepartitionByExpression",
-    "RebalancePartitions", "ResolvedHint", "UnresolvedHint", "CollectMetrics", "WithCTE", "CTERelationDef",
+    "RebalancePartitions", "ResolvedHint", "UnresolvedHint", "WithCTE", "CTERelationDef",
 }  # fmt: skip
 RELATIONS = {"LogicalRelation", "DataSourceV2Relation", "StreamingRelation", "HiveTableRelation"}
 PYTHON = {
@@ -134,27 +243,29 @@ PYTHON = {
     "FlatMapCoGroupsInArrow",
     "FlatMapCoGroupsInPandas",
 }
-# A drawn seed looks like a written one in the plan, and even with the same seed the values follow the partitions.
+# What hangs on more than the rows: clocks, drawn numbers (a drawn seed looks like a written one in the plan, and even with
+# the same seed the values follow the partitions), the order and the files of the rows, and Java code by its name.
 CLOCKS = {
     "CurrentTimestamp", "CurrentDate", "Now", "LocalTimestamp", "CurrentTime", "CurrentUser", "Uuid", "Rand", "Randn", "Shuffle",
-    "RandStr", "Uniform",
+    "RandStr", "Uniform", "MonotonicallyIncreasingID", "SparkPartitionID", "InputFileName", "InputFileBlockStart",
+    "InputFileBlockLength", "CallMethodViaReflection",
 }  # fmt: skip
 # Expressions that choose among values: what they look at decides the value.
 CHOOSING = {"CaseWhen", "If", "Coalesce", "NullIf", "Nvl", "Nvl2", "NaNvl", "Greatest", "Least"}
+# Window functions whose value is a place in the order, and so is made of what orders.
+PLACES = {"RowNumber", "NTile", "CumeDist"}
 
 
 class _Tracer:
-    def __init__(self, token: str) -> None:
-        self.token = token
-        self.outer: list[dict[int, Flow]] = []
+    def __init__(self, frame: DataFrame, leaves: Leaves) -> None:
+        self.frame, self.leaves = frame, leaves
+        self.numbers = count()
+        self.outer: list[dict[int, _Flow]] = []
         self.tables: dict[int, _Traced] = {}  # common table expressions by id
 
-    def plan(self, nodes: list[Node]) -> _Traced:
-        return self.visit(_Tree(nodes).root)
-
     def visit(self, node: Node) -> _Traced:
-        kind = _class(node)
-        if kind == "SubqueryAlias" and node["nodes"][0]["class"].rpartition(".")[2] in RELATIONS:
+        kind = kind_of(node)
+        if is_leaf(node):
             return self.leaf(node)
         if kind == "WithCTE":
             return self.common_tables(node)
@@ -171,23 +282,17 @@ class _Tracer:
     # Leaves
 
     def leaf(self, alias: Node) -> _Traced:
-        name = alias["identifier"]["name"]
-        table, _, token = name.partition("#")
-        if token != self.token:
-            raise LineageError(
-                "The plan reads something that the store did not hand out.",
-                found=f"a relation under the alias '{name}'",
-                do="name the table as a parameter of build instead of reading it there",
-            )
-        attributes = [_expression(attribute) for attribute in alias["nodes"][0]["output"]]
-        table = table.rpartition("@")[0]
-        return _Traced([_id(a) for a in attributes], {_id(a): {Ref(table, a["name"]): IDENTITY} for a in attributes})
+        table, columns = leaf(alias, self.leaves.token)
+        self.leaves.check(alias["identifier"]["name"], list(columns.values()), self.frame)
+        number = next(self.numbers)
+        flows = {made: {(Ref(table, name), number): {frozenset(): ()}} for name, made in columns.items()}
+        return _Traced(list(columns.values()), flows)
 
     def on_OneRowRelation(self, node: Node) -> _Traced:
         return _Traced([], {})
 
     def on_Range(self, node: Node) -> _Traced:
-        attributes = [_id(_expression(attribute)) for attribute in node["output"]]
+        attributes = [id_of(tree(attribute)) for attribute in node["output"]]
         return _Traced(attributes, {attribute: {} for attribute in attributes})
 
     def common_tables(self, node: Node) -> _Traced:
@@ -197,9 +302,16 @@ class _Tracer:
         return self.visit(node["nodes"][node["plan"]])
 
     def common_table(self, node: Node) -> _Traced:
+        """Each reference reads the leaves anew: a row of one has nothing to do with the same leaf's row of another."""
         table = self.tables[node["cteId"]]
-        output = [_id(_expression(attribute)) for attribute in node["output"]]
-        return _Traced(output, {new: table.flows[old] for new, old in zip(output, table.output, strict=True)}, table.indirect)
+        numbers: dict[int, int] = {}
+
+        def again(flow: _Flow) -> _Flow:
+            return {(ref, numbers.setdefault(old, next(self.numbers))): paths for (ref, old), paths in flow.items()}
+
+        output = [id_of(tree(attribute)) for attribute in node["output"]]
+        flows = {new: again(table.flows[old]) for new, old in zip(output, table.output, strict=True)}
+        return _Traced(output, flows, again(table.indirect))
 
     # Nodes
 
@@ -207,7 +319,16 @@ class _Tracer:
         return self.named(node["projectList"], child)
 
     def on_Filter(self, node: Node, child: _Traced) -> _Traced:
-        return self.decided(child, [node["condition"]], FILTER)
+        """Of groups that are kept only if they have enough people, the keys that stood beside the people are lowered."""
+        decided = self.decided(child, [node["condition"]], FILTER)
+        lifted = {}
+        for condition in _conjuncts(tree(node["condition"])):
+            k, counted = declassify.threshold(condition) or (0, None)
+            if child.groups and counted and kind_of(counted) == "AttributeReference" and id_of(counted) in child.groups.people:
+                person, leaf = child.groups.people[id_of(counted)]
+                step = declassify.at_least_step(k, person)
+                lifted |= {key: _through(child.flows[key], step) for key, beside in child.groups.keys.items() if beside == leaf}
+        return replace(decided, flows=child.flows | lifted, groups=child.groups)
 
     def on_Sort(self, node: Node, child: _Traced) -> _Traced:
         return self.decided(child, node["order"], SORT)
@@ -230,7 +351,35 @@ class _Tracer:
 
     def on_Aggregate(self, node: Node, child: _Traced) -> _Traced:
         grouped = self.decided(child, node["groupingExpressions"], GROUP_BY)
-        return self.named(node["aggregateExpressions"], grouped, plain=GROUP_BY)
+        return replace(
+            self.named(node["aggregateExpressions"], grouped, plain=GROUP_BY),
+            groups=self.groups([tree(nodes) for nodes in node["aggregateExpressions"]], child),
+        )
+
+    def groups(self, expressions: list[Node], child: _Traced) -> _Groups:
+        found = _Groups({}, {})
+        for expression in expressions:
+            made = expression["nodes"][0] if kind_of(expression) == "Alias" else expression
+            counted = declassify.people_counted(made)
+            if counted and (person := self.person(counted, child)):
+                found.people[id_of(expression)] = person
+            elif not _aggregates(made) and declassify.row_wise(made) and (leaf := self.same_row(made, child)) is not None:
+                found.keys[id_of(expression)] = leaf
+        return found
+
+    def person(self, expression: Node, child: _Traced) -> Origin | None:
+        """The one source column that an attribute is, as it was."""
+        if kind_of(expression) != "AttributeReference" or self.same_row(expression, child) is None:
+            return None
+        origins = list(self.attribute(expression, child))
+        return origins[0] if len(origins) == 1 else None
+
+    def same_row(self, expression: Node, child: _Traced) -> int | None:
+        """The leaf in whose rows all attributes of an expression stand beside each other as they were; None if none or more."""
+        flow = _merge(self.attribute(part, child) for part in all_of(expression) if kind_of(part) == "AttributeReference")
+        leaves = {leaf for _, leaf in flow}
+        as_it_was = all(path <= AS_IT_WAS for paths in flow.values() for path in paths)
+        return leaves.pop() if as_it_was and len(leaves) == 1 else None
 
     def on_Window(self, node: Node, child: _Traced) -> _Traced:
         added = self.named(node["windowExpressions"], child)
@@ -238,8 +387,8 @@ class _Tracer:
         return _Traced(child.output + added.output, {**child.flows, **added.flows}, _merge([added.indirect, decided.indirect]))
 
     def on_Generate(self, node: Node, child: _Traced) -> _Traced:
-        flow = _through(self.flow(_expression(node["generator"]), child), TRANSFORMATION)
-        made = [_id(_expression(attribute)) for attribute in node["generatorOutput"]]
+        flow = _through(self.flow(tree(node["generator"]), child), TRANSFORMATION)
+        made = [id_of(tree(attribute)) for attribute in node["generatorOutput"]]
         return _Traced(
             child.output + made,
             {**child.flows, **{attribute: flow for attribute in made}},
@@ -247,11 +396,10 @@ class _Tracer:
         )
 
     def on_Expand(self, node: Node, child: _Traced) -> _Traced:
-        output = [_id(_expression(attribute)) for attribute in node["output"]]
+        """ROLLUP, CUBE, GROUPING SETS and unpivot: each row becomes several."""
+        output = [id_of(tree(attribute)) for attribute in node["output"]]
         columns = zip(*node["projections"], strict=True)
-        flows = {
-            new: _merge(self.flow(_expression(e), child) for e in column) for new, column in zip(output, columns, strict=True)
-        }
+        flows = {new: _merge(self.flow(tree(e), child) for e in column) for new, column in zip(output, columns, strict=True)}
         return _Traced(output, flows, child.indirect)
 
     def on_Union(self, node: Node, *children: _Traced) -> _Traced:
@@ -268,7 +416,7 @@ class _Tracer:
     def python(self, node: Node, children: list[_Traced]) -> _Traced:
         """A Python function sees all its input, so all of it flows into each output column, and decides the rows."""
         everything = _merge(flow for child in children for flow in child.flows.values())
-        output = [_id(_expression(attribute)) for attribute in node["output"]]
+        output = [id_of(tree(attribute)) for attribute in node["output"]]
         flow = _through(everything, TRANSFORMATION)
         return _Traced(
             output,
@@ -282,35 +430,53 @@ class _Tracer:
         """The output of a node that computes named expressions; `plain` is the step that a column not aggregated takes."""
         output, flows, indirect = [], {}, child.indirect
         for nodes in expressions:
-            expression = _expression(nodes)
+            expression = tree(nodes)
             flow = self.flow(expression, child)
-            if plain and not _has(expression, "AggregateExpression"):
+            if plain and not _aggregates(expression):
                 flow = _through(flow, plain)
-            output.append(_id(expression))
-            flows[_id(expression)] = flow
-            for spec in _all(expression, "WindowSpecDefinition"):
+            if kind_of(expression) == "Alias":
+                flow = _named(flow, expression["name"])
+            output.append(id_of(expression))
+            flows[id_of(expression)] = flow
+            for spec in (part for part in all_of(expression) if kind_of(part) == "WindowSpecDefinition"):
                 indirect = _merge([indirect, _through(_merge(self.flow(part, child) for part in spec["nodes"]), WINDOW)])
         return _Traced(output, flows, indirect)
 
     def decided(self, child: _Traced, expressions: list[list[Node]], kind: str) -> _Traced:
-        flow = _merge(self.flow(_expression(nodes), child) for nodes in expressions)
+        flow = _merge(self.flow(tree(nodes), child) for nodes in expressions)
         return _Traced(child.output, child.flows, _merge([child.indirect, _through(flow, kind)]))
 
-    def flow(self, expression: Node, child: _Traced) -> Flow:
-        """What flows into the value of an expression over `child`'s columns."""
-        kind = _class(expression)
+    def flow(self, expression: Node, child: _Traced) -> _Flow:
+        """What flows into the value of an expression over `child`'s columns, through a declassifier if it is the form of one."""
+        flow = self.plain_flow(expression, child)
+        if found := declassify.row_step(expression):
+            step, attribute = found
+            return _through(flow, step) if self.same_row(attribute, child) is not None else flow
+        if found := declassify.guarded(expression):
+            k, named, value = found
+            person = self.person(named, child)
+            beside = any(kind_of(part) == "AttributeReference" for part in all_of(value))
+            if person and (not beside or self.same_row(value, child) == person[1]):
+                return _through(flow, declassify.at_least_step(k, person[0]))
+        return flow
+
+    def plain_flow(self, expression: Node, child: _Traced) -> _Flow:
+        kind = kind_of(expression)
         if kind == "AttributeReference":
             return self.attribute(expression, child)
         if kind == "OuterReference":
-            return self.flow(_expression(expression["e"]), child)
+            return self.flow(tree(expression["e"]), child)
         if kind == "VariableReference" or kind in CLOCKS:
             raise LineageError(
                 "A build must give the same rows whenever it runs.",
                 found=f"the expression {kind}",
                 do="take the value from an input table, such as gold.moments",
             )
-        if kind == "WindowExpression":  # its partitions and order are indirect
-            return self.flow(expression["nodes"][expression["windowFunction"]], child)
+        if kind == "WindowExpression":  # its partitions and order are indirect, but for a place in the order
+            function, spec = (expression["nodes"][expression[part]] for part in ("windowFunction", "windowSpec"))
+            order = [spec["nodes"][place] for place in spec["orderSpec"]] if kind_of(function) in PLACES else []
+            ordered = _through(_merge(self.flow(part, child) for part in order), TRANSFORMATION)
+            return _merge([self.flow(function, child), ordered])
         parts = [self.flow(part, child) for part in expression["nodes"]]
         if isinstance(expression.get("plan"), list):
             parts.append(self.subquery(expression, child))
@@ -321,32 +487,29 @@ class _Tracer:
             return _through(flow, AGGREGATION)
         return _through(flow, CONDITIONAL if kind in CHOOSING else TRANSFORMATION)
 
-    def attribute(self, expression: Node, child: _Traced) -> Flow:
+    def attribute(self, expression: Node, child: _Traced) -> _Flow:
         for scope in [child.flows, *reversed(self.outer)]:
-            if _id(expression) in scope:
-                return scope[_id(expression)]
-        if expression["name"] in ("_metadata",):
-            return {}
+            if id_of(expression) in scope:
+                return scope[id_of(expression)]
         raise LineageError(
             "The plan names a column that no node below it has.", found=expression["name"], do="report this as a fault of Wares"
         )
 
-    def subquery(self, expression: Node, child: _Traced) -> Flow:
+    def subquery(self, expression: Node, child: _Traced) -> _Flow:
         self.outer.append(child.flows)
         try:
-            inner = self.plan(expression["plan"])
+            inner = self.visit(tree(expression["plan"]))
         finally:
             self.outer.pop()
         return _through(_merge([*(inner.flows[attribute] for attribute in inner.output), inner.indirect]), TRANSFORMATION)
 
 
-def _all(expression: Node, kind: str) -> list[Node]:
-    found = [expression] if _class(expression) == kind else []
-    return found + [node for part in expression["nodes"] for node in _all(part, kind)]
+def _aggregates(expression: Node) -> bool:
+    return any(kind_of(part) == "AggregateExpression" for part in all_of(expression))
 
 
-def _has(expression: Node, kind: str) -> bool:
-    return bool(_all(expression, kind))
+def _conjuncts(condition: Node) -> list[Node]:
+    return [part for side in condition["nodes"] for part in _conjuncts(side)] if kind_of(condition) == "And" else [condition]
 
 
 def _unknown(kind: str) -> LineageError:

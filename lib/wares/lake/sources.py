@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -21,6 +19,7 @@ from pyspark.sql.functions import array, col, concat_ws, expr, filter, lit, stru
 from pyspark.sql.types import ArrayType, DataType, StringType, StructField, StructType, TimestampType
 
 from wares.errors import SettingsError, SourceError
+from wares.lake.delta import open_file
 from wares.lake.labels import CLOSED, INTERNAL, Label, join
 from wares.lake.table import APPEND, Column, Table
 from wares.settings import PROJECT, find_file, read_yaml, validate
@@ -36,11 +35,16 @@ class _Declared(BaseModel):
 
 
 class RawColumn(_Declared):
-    """A column of a raw file. One that nobody tagged is closed: RESTRICTED with all categories."""
+    """A column of a raw file. One that nobody tagged is closed: RESTRICTED with all categories.
+
+    Args:
+        relabel: Why its label was lowered after files had been taken in.
+    """
 
     type: str = "string"
     label: str = str(CLOSED)
     description: str = ""
+    relabel: str = ""
 
     @field_validator("label")
     @classmethod
@@ -150,6 +154,7 @@ def bronze_table(entity: Entity) -> Table:
     """The declaration of an entity's bronze table: the raw columns, and where each row stood."""
     raw = tuple(Column(name, c.type, Label.parse(c.label), c.description) for name, c in entity.columns.items())
     whole_row = join(Label.parse(c.label) for c in entity.columns.values())
+    reasons = {name: c.relabel for name, c in entity.columns.items() if c.relabel}
     malformed = (Column(MALFORMED, "string", whole_row, "The line as it came, if it does not fit the header; else null."),)
     return Table(
         keys=(FILE, POSITION),
@@ -161,21 +166,11 @@ def bronze_table(entity: Entity) -> Table:
             Column(ARRIVED, "timestamp", INTERNAL, "When the row was taken in, in UTC."),
         ),
         refresh=APPEND,
+        relabel=reasons | {MALFORMED: "; ".join(f"{name}: {why}" for name, why in reasons.items())},
     )
 
 
 # Reading raw files
-
-
-@contextmanager
-def open_file(spark: SparkSession, path: str) -> Iterator[JavaObject]:
-    """A stream over a file of any file system that Spark knows, for what is too small for a Spark job."""
-    place = spark._jvm.org.apache.hadoop.fs.Path(path)
-    stream = place.getFileSystem(spark._jsc.hadoopConfiguration()).open(place)
-    try:
-        yield stream
-    finally:
-        stream.close()
 
 
 def read_files(spark: SparkSession, entity: Entity, files: list[str]) -> DataFrame:

@@ -1,4 +1,4 @@
-"""The store: the only place that reads or writes Delta, and the one door that every write goes through.
+"""The store: the one door that every write goes through, and what decides whether there is anything to write.
 
 A write does five things in this order and stops at the first that fails, leaving the table as it was: shape, lineage,
 flow, checks, commit. The commit names the run and the version of every input; that is what a later run compares to see
@@ -7,54 +7,71 @@ whether there is anything to do.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import reduce
 from graphlib import TopologicalSorter
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any
 
-from delta.tables import DeltaTable
-from py4j.java_gateway import JavaObject
-from py4j.protocol import Py4JJavaError
 from pyspark import StorageLevel
-from pyspark.errors import PySparkException
-from pyspark.sql import Column as SparkColumn
-from pyspark.sql import DataFrame, SparkSession, Window
-from pyspark.sql.functions import (
-    array_join,
-    coalesce,
-    col,
-    concat,
-    count,
-    count_if,
-    exists,
-    expr,
-    filter,
-    lit,
-    row_number,
-    struct,
-    to_json,
-    transform,
-    when,
-    xxhash64,
-)
-from pyspark.sql.functions import sum as sum_
-from pyspark.sql.types import ArrayType, BooleanType, LongType, StringType, StructField, StructType, TimestampType
+from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql.functions import col, from_json, lit
+from pyspark.sql.types import ArrayType
 
-from wares.errors import ConflictError, QualityError, SettingsError, ShapeError, SourceError, WaresError
+from wares.errors import CutError, SettingsError, WaresError
+from wares.lake.bronze import ingest
+from wares.lake.changes import (
+    CHANGE,
+    count_changes,
+    cut,
+    differences,
+    net,
+    newer,
+    together,
+    touched_by_rows,
+    touched_through,
+    used_columns,
+)
+from wares.lake.checks import (
+    PLACE,
+    Counted,
+    Counts,
+    check_share,
+    checked,
+    content_of,
+    count_rows,
+    hits,
+    is_rejected,
+    newest,
+    observe_content,
+    order_of,
+    refuse_repeated,
+    rejected_rows,
+    repeated_keys,
+    shaped,
+    stored_columns,
+    twin,
+    twin_name,
+    with_labels,
+)
+from wares.lake.cut import key_columns
+from wares.lake.delta import Lake, Write, same_table, version_in
 from wares.lake.flow import check_flow
-from wares.lake.labels import CLOSED, INTERNAL, Label, join
-from wares.lake.lineage import Lineage, Ref, relation_alias, trace
+from wares.lake.guard import no_jobs
+from wares.lake.labels import CLOSED, Label
+from wares.lake.lineage import Leaves, Lineage, Ref, trace
+from wares.lake.maintain import Upkeep, maintain, needed_versions, tables_to_maintain
+from wares.lake.meta import Account, Mark, Meta, Outcome
+from wares.lake.pseudonym import pseudonymised, with_pseudonyms
 from wares.lake.registry import TableFile
+from wares.lake.relabel import lowerings
 from wares.lake.sources import (
-    ARRIVED,
     FILE,
     POSITION,
     RAW,
@@ -64,45 +81,15 @@ from wares.lake.sources import (
     Mapping,
     Source,
     bronze_table,
-    check_files,
     fingerprint,
     load_source,
-    location,
     mapped,
-    open_file,
-    read_files,
-    violations,
 )
-from wares.lake.table import Check, Column, Table
+from wares.lake.table import Table
 from wares.settings import Settings
 
-ROWS_PER_FILE = 4_000_000
-"""No file of a table has more rows, so that one large file from a source can be read by several cores later."""
-
-KEY_PARTITIONS = 32
-
-PLACE = (
-    Column(FILE, "string", INTERNAL, "The raw file that the row came in."),
-    Column(POSITION, "bigint", INTERNAL, "The row's place in it, from 0."),
-)
-"""What a silver table has beside its declared columns."""
-
-TEXT, TIME, NUMBER = StringType(), TimestampType(), LongType()
-META = {
-    "sources": {"source": TEXT, "fingerprint": TEXT, "definition": TEXT},
-    "files": {"table": TEXT, "file": TEXT, "size": NUMBER, "modified": NUMBER, "digest": TEXT, "run": TEXT},
-    "runs": {"run": TEXT, "job": TEXT, "status": TEXT, "started_at": TIME, "ended_at": TIME, "error": TEXT, "settings": TEXT},
-    "lineage": {
-        "run": TEXT, "table": TEXT, "version": NUMBER, "column": TEXT, "source_table": TEXT, "source_column": TEXT,
-        "direct": BooleanType(), "steps": TEXT,
-    },
-    "quality": {
-        "run": TEXT, "table": TEXT, "version": NUMBER, "rows_in": NUMBER, "kept": NUMBER, "rejected": NUMBER, "merged": NUMBER,
-        "hits": TEXT, "seconds": NUMBER,
-    },
-    "watermarks": {"table": TEXT, "version": NUMBER, "run": TEXT, "fingerprint": TEXT, "inputs": TEXT, "at": TIME},
-}  # fmt: skip
-"""The store's own tables: their columns with their types."""
+MAPPING = "mapping of "
+"""Begins the name of an input that is no table: how a source's rows are mapped."""
 
 
 @dataclass(frozen=True)
@@ -116,47 +103,6 @@ class Given:
 
     value: Any
     version: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one table in this run; rows are null where nothing was written."""
-
-    table: str
-    status: Literal["written", "unchanged"]
-    version: int | None
-    rows_in: int | None = None
-    kept: int | None = None
-    rejected: int | None = None
-    merged: int | None = None
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Mark:
-    """What the newest commit of a table consumed."""
-
-    version: int
-    run: str
-    fingerprint: str
-    inputs: dict[str, str]
-
-
-@dataclass(frozen=True)
-class _RawFile:
-    """A raw file as the file system tells of it."""
-
-    path: str
-    size: int
-    modified: int
-
-
-@dataclass
-class _Counts:
-    rows_in: int = 0
-    rejected: int = 0
-    repeated: int = 0
-    hits: dict[str, int] = field(default_factory=dict)
 
 
 class Store:
@@ -173,76 +119,54 @@ class Store:
         self.spark, self.settings, self.tables, self.job = spark, settings, tables, job
         self.started = datetime.now(UTC)
         self.run_id = f"{self.started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-        self._token = secrets.token_hex(8)
-        self._gathered: dict[str, list[dict[str, Any]]] = {name: [] for name in META}
-        self._marks: dict[str, _Mark] = {}
+        self.lake = Lake(spark, settings.lake, self.run_id)
+        self.meta = Meta(self.lake)
+        self._leaves = Leaves()
         self._sources: dict[str, Source] = {}
+        self._named: dict[str, Source] = {}
         self._stored: dict[str, str] = {}
         self._bronze: dict[str, Table] = {}
 
     def __enter__(self) -> Store:
-        if self._meta_exists("watermarks"):
-            newest = Window.partitionBy("table").orderBy(col("at").desc())  # a table that was deleted starts again at version 0
-            rows = self._meta("watermarks").withColumn("place", row_number().over(newest)).where("place = 1").collect()
-            self._marks = {
-                row["table"]: _Mark(row["version"], row["run"], row["fingerprint"], json.loads(row["inputs"])) for row in rows
-            }
-        if self._meta_exists("sources"):
-            for row in self._meta("sources").collect():
+        self.meta.load_marks()
+        if self.meta.exists("sources"):
+            for row in self.meta.read("sources").collect():
                 self._stored[row["source"]] = row["fingerprint"]
                 self._know(Source.model_validate_json(row["definition"]))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        changed = any(self._gathered[name] for name in META)
-        if changed or error is not None:
+        if self.meta.changed() or error is not None:
             message = str(error).splitlines()[0][:500] if isinstance(error, WaresError) else kind.__name__ if kind else None
-            self._gathered["runs"].append(
-                {
-                    "run": self.run_id,
-                    "job": self.job,
-                    "status": "failed" if error else "succeeded",
-                    "started_at": self.started,
-                    "ended_at": datetime.now(UTC),
-                    "error": message,
-                    "settings": self.settings.model_dump_json(),
-                }
+            self.meta.add(
+                "runs",
+                run=self.run_id,
+                job=self.job,
+                status="failed" if error else "succeeded",
+                started_at=self.started,
+                ended_at=datetime.now(UTC),
+                error=message,
+                settings=self.settings.model_dump_json(),
             )
-        for name, rows in self._gathered.items():
-            if rows:
-                self._append_meta(name, rows)
-                rows.clear()
+        self.meta.commit()
 
-    # Names and places
+    # Reading
 
     def location(self, name: str) -> str:
         """The folder (or URI) of a table, or its name in the catalogue if the settings name one."""
-        layer, table = name.split(".")
-        lake = self.settings.lake
-        return f"{lake.catalog}.{layer}.{table}" if lake.catalog else f"{lake.root.rstrip('/')}/{layer}/{table}"
+        return self.lake.location(name)
 
     def exists(self, name: str) -> bool:
         """Whether the table has ever been written."""
-        return self.version(name) is not None
+        return self.lake.exists(name)
 
     def version(self, name: str) -> int | None:
-        """The table's newest Delta version; None if it does not exist.
+        """The table's newest Delta version; None if it does not exist."""
+        return self.lake.version(name)
 
-        Delta's own log object answers in milliseconds; `DeltaTable.history` takes a Spark job.
-        """
-        place = self.location(name)
-        if self.settings.lake.catalog and not self.spark.catalog.tableExists(place):
-            return None
-        nothing = self.spark._jvm.scala.Option.empty()
-        version = self._log(name).update(False, nothing, nothing).version()
-        return version if version >= 0 else None
-
-    def _log(self, name: str) -> JavaObject:
-        """Delta's log of a table, which may not exist yet."""
-        place = self.location(name)
-        if self.settings.lake.catalog:
-            return DeltaTable.forName(self.spark, place)._jdt.deltaLog()
-        return self.spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, place)
+    def folder(self, name: str) -> str:
+        """The URI of the folder that holds a table's files, also where a catalogue names the table."""
+        return self.lake.folder(name)
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
         """A table, at a version or as it is now.
@@ -250,38 +174,28 @@ class Store:
         Raises:
             ShapeError: The table does not exist.
         """
-        if not self.exists(name):
-            raise ShapeError(
-                f"The table {name} does not exist.",
-                found=f"nothing at {self.location(name)}",
-                do=f"run jobs/{self._job_of(name)}.py first",
-            )
-        reader = self.spark.read.format("delta")
-        if version is not None:
-            reader = reader.option("versionAsOf", version)
-        place = self.location(name)
-        return reader.table(place) if self.settings.lake.catalog else reader.load(place)
+        return self.lake.read(name, version)
 
     def files(self, name: str, version: int) -> list[str]:
         """The Parquet files that make up a version of a table, for readers without Spark."""
-        return sorted(self.read(name, version).inputFiles())
+        return self.lake.files(name, version)
 
     def rejected(self, name: str) -> DataFrame:
-        """The rows that the newest write of a table rejected, with their reasons; empty if there are none."""
-        twin = f"{name}_rejected"
-        if not self.exists(twin) or not self.exists(name):
-            schema = ", ".join(f"{c.name} {c.type}" for c in _twin(CLOSED).columns)
-            return self.spark.createDataFrame([], schema)
-        run = self._mark(name).run
+        """The rows that a table as it is now left out, with their reasons; empty if there are none."""
+        account = self.meta.mark(name).account if self.exists(name) else None
         # Later runs may have written rejected rows and died before their kept ones: those don't count.
-        version = next((commit["version"] for commit in self._commits_after(twin, -1) if commit["run"] == run), None)
-        return self.read(twin, version).where(col("_run") == run)
+        rejected = self._rejects(name, account) if account else None
+        if rejected is None:
+            schema = ", ".join(f"{c.name} {c.type}" for c in twin([CLOSED]).columns)
+            return self.spark.createDataFrame([], schema)
+        return rejected
 
     def merged(self, name: str) -> DataFrame:
         """The raw rows of a silver table that gave way to another with the same keys, with the place of that one."""
         file = self.tables[name]
         place = [FILE, POSITION]
-        built = file.build(**self._frames(file, self._mark(name).inputs)).select(*file.table.keys, *place)
+        built = self._built(_Build(file, self.meta.mark(name).inputs, "", {}, None)).select(*file.table.keys, *place)
+        built = with_pseudonyms(built, file.table, self._secret())
         kept = self.read(name)
         return (
             built.join(kept.select(*place), place, "anti")
@@ -289,25 +203,34 @@ class Store:
             .join(kept.select(*file.table.keys, *(col(part).alias(f"_kept{part}") for part in place)), list(file.table.keys))
         )
 
-    def _job_of(self, name: str) -> str:
-        layer = name.partition(".")[0]
-        return layer if layer in ("bronze", "silver") else "suite"
-
     # Bronze
 
     def sources(self) -> list[Source]:
         """The sources that the settings name, and those that the lake already holds."""
         for name in self.settings.sources:
-            source = load_source(name)
-            self._know(source)
+            source = self._source(name)
             if source.name in self._stored:  # its files have been taken in, and its mappings may have changed since
-                self._gather_source(source)
+                self._keep_source(source)
         return list(self._sources.values())
+
+    def _source(self, name: str) -> Source:
+        """A source that the settings name; its YAML is read once."""
+        if name not in self._named:
+            self._named[name] = load_source(name)
+            self._know(self._named[name])
+        return self._named[name]
 
     def _know(self, source: Source) -> None:
         self._sources[source.name] = source
         for name, entity in source.entities.items():
             self._bronze[source.bronze(name)] = bronze_table(entity)
+
+    def _keep_source(self, source: Source) -> None:
+        """Keep a source's declaration in the lake, for the runs that do not name it."""
+        if self._stored.get(source.name) != fingerprint(source):
+            self._stored[source.name] = fingerprint(source)
+            definition = source.model_dump_json(by_alias=True)
+            self.meta.add("sources", source=source.name, fingerprint=fingerprint(source), definition=definition)
 
     def ingest(self, name: str, entity: str) -> Outcome:
         """Take in the files of one entity of a source that have not been taken in yet, each exactly once.
@@ -319,95 +242,20 @@ class Store:
         Raises:
             SourceError: There are no files, a file changed after it was taken in, or it is not what the YAML declares.
         """
-        started = time.monotonic()
-        source = load_source(name)
-        self._know(source)
-        table_name, declared = source.bronze(entity), source.entities[entity]
-        files = self._list(location(declared))
-        if not files:
-            raise SourceError(
-                f"The source {source.name} has no files for {entity}.",
-                found=f"nothing matches {location(declared)}",
-                do="check `path` in its YAML, and that the files are there",
-            )
-        new = self._not_taken_in(table_name, files)
-        self._gather_source(source)
-        if self.exists(table_name):
-            self._relabel(table_name, self._bronze[table_name])
-        if not new:
-            return self._unchanged(table_name, started)
-        session = self.spark.newSession()  # whose own setting gives each file a task of its own, so that positions are true
-        session.conf.set("spark.sql.files.openCostInBytes", session.conf.get("spark.sql.files.maxPartitionBytes"))
-        paths = [file.path for file in new]
-        check_files(session, source, entity, paths)
-        rows = read_files(session, declared, paths).withColumn(ARRIVED, lit(self.started))
-        if declared.format == "csv":
-            rows = rows.coalesce(max(2, sum(file.size for file in new) // 2**26))
-        taken = [{**vars(file), "digest": self._digest(file)} for file in new]
-        table = self._bronze[table_name]
-        version, metrics = self._commit(table_name, _with_labels(rows, table.columns), "append", {"files": taken})
-        written = int(metrics["numOutputRows"])
-        self._gathered["files"] += [_file_row(table_name, file, self.run_id) for file in taken]
-        self._gather_bronze_lineage(table_name, table, source, entity, version)
-        return self._done(Outcome(table_name, "written", version, written, written, 0, 0, time.monotonic() - started), {}, "", {})
+        source = self._source(name)
+        outcome = ingest(self.lake, self.meta, source, entity, self.started)
+        self._keep_source(source)
+        return outcome
 
-    def _list(self, pattern: str) -> list[_RawFile]:
-        path = self.spark._jvm.org.apache.hadoop.fs.Path(pattern)
-        found = path.getFileSystem(self.spark._jsc.hadoopConfiguration()).globStatus(path) or []
-        files = [_RawFile(f.getPath().toString(), f.getLen(), f.getModificationTime()) for f in found if f.isFile()]
-        return sorted(files, key=lambda file: file.path)
+    def ingest_all(self, report: Callable[[Outcome], None]) -> list[Outcome]:
+        """Take in the new files of all sources that the settings name."""
+        tasks = {(name, entity): [] for name in self.settings.sources for entity in self._source(name).entities}
+        return self._in_order(tasks, lambda task: self.ingest(*task), report)
 
-    def _not_taken_in(self, table: str, files: list[_RawFile]) -> list[_RawFile]:
-        """The files that no commit of the bronze table names; one that it names must still be as it was."""
-        taken: dict[str, dict[str, Any]] = {}
-        if self.exists(table):
-            mark = self._marks.get(table)
-            if self._meta_exists("files"):
-                taken = {row["file"]: row.asDict() for row in self._meta("files").where(col("table") == table).collect()}
-            taken |= {row["file"]: row for row in self._gathered["files"] if row["table"] == table}  # by this run, earlier
-            for commit in self._commits_after(table, mark.version if mark else -1):
-                for file in commit.get("files", []):  # a run that died before it could say so in meta.files
-                    row = _file_row(table, file, commit["run"])
-                    if file["path"] not in taken:
-                        self._gathered["files"].append(row)
-                    taken[file["path"]] = row
-            self._mark(table)
-        for file in files:
-            before = taken.get(file.path)
-            if before is None or (before["size"], before["modified"]) == (file.size, file.modified):
-                continue
-            if before["size"] != file.size or before["digest"] != self._digest(file):
-                raise SourceError(
-                    "A file changed after it was taken in.",
-                    found=f"{file.path}: {before['size']} bytes when taken in, {file.size} now",
-                    do="put the old file back, and deliver the corrected rows in a file with a new name",
-                )
-        return [file for file in files if file.path not in taken]
-
-    def _digest(self, file: _RawFile) -> str:
-        with open_file(self.spark, file.path) as stream:
-            return self.spark._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream)
-
-    def _gather_source(self, source: Source) -> None:
-        """Keep a source's declaration in the lake, for the runs that do not name it."""
-        if self._stored.get(source.name) != fingerprint(source):
-            self._stored[source.name] = fingerprint(source)
-            definition = source.model_dump_json(by_alias=True)
-            self._gathered["sources"].append(
-                {"source": source.name, "fingerprint": fingerprint(source), "definition": definition}
-            )
-
-    def _relabel(self, name: str, table: Table) -> None:
-        """Write a bronze table's labels anew if the source's YAML has changed them: an append would not."""
-        stored = {f.name: f.metadata.get("label") for f in self.read(name).schema}
-        if stored != {column.name: str(column.label) for column in table.columns} and stored.keys() == table.by_name.keys():
-            self._commit(name, _with_labels(self.read(name), table.columns), "overwrite", {"files": []})
-
-    def _gather_bronze_lineage(self, name: str, table: Table, source: Source, entity: str, version: int) -> None:
-        for column in source.entities[entity].columns:
-            self._gathered["lineage"].append(
-                self._lineage_row(name, version, column, f"files.{source.name}_{entity}", column, True, "IDENTITY")
-            )
+    def bronze_tables(self) -> list[str]:
+        """The bronze tables that there are, of all sources that the lake knows."""
+        self.sources()
+        return [name for name in self._bronze if self.exists(name)]
 
     # Refresh
 
@@ -423,14 +271,29 @@ class Store:
         """
         started = time.monotonic()
         file, given = self.tables[name], given or {}
-        inputs = self._versions(file, given)
+        inputs = self._states(file, given)
         code = sha256(file.code.encode()).hexdigest()[:16]
-        mark = self._mark(name) if self.exists(name) else None
+        write = self.lake.begin(name)
+        mark = self.meta.mark(name) if write.version is not None else None
         if mark and (mark.fingerprint, mark.inputs) == (code, inputs):
-            return self._unchanged(name, started)
-        built = file.build(**self._frames(file, inputs), **{parameter: value.value for parameter, value in given.items()})
-        outcome, counts = self._write(file, built, inputs, code, started)
-        return self._done(outcome, counts.hits, code, inputs)
+            return Outcome(name, "unchanged", mark.version, mark.account, seconds=time.monotonic() - started)
+        values = {parameter: value.value for parameter, value in given.items()}
+        build = _Build(file, inputs, code, values, write.version)
+        rows = shaped(file, self._built(build))
+        lowered = lowerings(name, file.table, self.lake.labels(name)) if mark else []
+        lineage = self._traced(file, rows)
+        keyed = self._keyed(file, inputs, rows)
+        change, why = self._change(build, keyed, lineage, mark) if mark else (None, "")
+        written = (
+            self._write_change(build, mark, change) if mark and change else self._write_all(build, write, mark, rows, lowered)
+        )
+        outcome = replace(written.outcome, why=why, seconds=time.monotonic() - started)
+        self.meta.remember(name, written.mark)
+        if outcome.status != "unchanged":
+            self.meta.add_lineage(name, outcome.version, lineage)
+            self.meta.add_quality(outcome, written.hits)
+            self.meta.add_access(name, self.run_id, lowered)
+        return outcome
 
     def refresh_all(self, names: Iterable[str], report: Callable[[Outcome], None]) -> list[Outcome]:
         """Refresh tables, each after those that it reads, two at a time: small tables fill the gaps that large ones leave.
@@ -442,11 +305,6 @@ class Store:
         wanted = set(names)
         graph = {name: [read for read in self.tables[name].inputs if read in wanted] for name in self.tables if name in wanted}
         return self._in_order(graph, self.refresh, report)
-
-    def ingest_all(self, report: Callable[[Outcome], None]) -> list[Outcome]:
-        """Take in the new files of all sources that the settings name."""
-        tasks = {(name, entity): [] for name in self.settings.sources for entity in load_source(name).entities}
-        return self._in_order(tasks, lambda task: self.ingest(*task), report)
 
     def _in_order(
         self, graph: dict[Any, list[Any]], work: Callable[[Any], Outcome], report: Callable[[Outcome], None]
@@ -475,8 +333,20 @@ class Store:
         self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", str(task))
         return work(task)
 
-    def _versions(self, file: TableFile, given: dict[str, Given]) -> dict[str, str]:
-        """What a build would be made of now: the version of each table and of each given value, and the mappings.
+    # Upkeep
+
+    def maintain_all(self, report: Callable[[Upkeep], None]) -> list[Upkeep]:
+        """Look after all tables of the lake; see maintain.py."""
+        needed, done = needed_versions(self.meta.marks()), []
+        for name in tables_to_maintain(self.lake, self.bronze_tables(), self.tables):
+            done.append(maintain(self.lake, name, needed.get(name)))
+            report(done[-1])
+        return done
+
+    # What a build is made of
+
+    def _states(self, file: TableFile, given: dict[str, Given]) -> dict[str, str]:
+        """What a build would be made of now: the state of each table and of each given value, and the mappings.
 
         Raises:
             SettingsError: A value that the build needs was not given.
@@ -489,30 +359,40 @@ class Store:
                 found=f"nothing given for {', '.join(sorted(missing))}",
                 do="pass it to refresh(..., given=...), or name the parameter after a table",
             )
-        versions = {parameter: value.version for parameter, value in given.items()}
+        states = {parameter: value.version for parameter, value in given.items()}
         for name in file.inputs:
             if name.startswith("bronze."):
                 for source, mapping in self._mappings(name):
                     bronze = source.bronze(mapping.entity)
-                    versions |= {bronze: str(self.version(bronze)), f"mapping of {source.name}": fingerprint(source)}
-            elif (version := self.version(name)) is None:
+                    states |= {bronze: self.lake.state(bronze), f"{MAPPING}{source.name}": fingerprint(source)}
+            elif not self.exists(name):
                 self.read(name)  # says what is missing, and what to do
             else:
-                versions[name] = str(version)
-        return versions
+                states[name] = self.lake.state(name)
+        return states
 
-    def _frames(self, file: TableFile, versions: dict[str, str]) -> dict[str, DataFrame]:
-        """The frames that `build` takes, by parameter, at these versions."""
+    def _built(self, build: _Build, instead: dict[str, DataFrame] | None = None) -> DataFrame:
+        """What `build` makes of its inputs, or of other rows of some of them; it may start no Spark job."""
+        frames = self._frames(build, instead)
+        with no_jobs(self.spark, build.file.name):
+            return build.file.build(**frames, **build.values)
+
+    def _frames(self, build: _Build, instead: dict[str, DataFrame] | None = None) -> dict[str, DataFrame]:
+        """The frames that `build` takes, by parameter.
+
+        Args:
+            instead: For some of the tables, the rows to take instead of all that they hold.
+        """
+        leaves = {name: self._leaf(name, state) for name, state in build.inputs.items() if name in build.tables} | (instead or {})
         return {
-            name.replace(".", "_", 1): self._mapped_rows(file, name, versions)
-            if name.startswith("bronze.")
-            else self._leaf(name, int(versions[name]))
-            for name in file.inputs
+            name.replace(".", "_", 1): self._mapped_rows(build.file, name, leaves) if name.startswith("bronze.") else leaves[name]
+            for name in build.file.inputs
         }
 
-    def _leaf(self, name: str, version: int) -> DataFrame:
+    def _leaf(self, name: str, state: str) -> DataFrame:
         """A table's relation under an alias that only this run can have given."""
-        return self.read(name, version).alias(relation_alias(name, version, self._token))
+        version = self.lake.version_of(name, state)
+        return self._leaves.hand_out(self.read(name, version), name, version)
 
     def _mappings(self, name: str) -> list[tuple[Source, Mapping]]:
         """The mappings that provide the rows of `bronze.NAME`, of all sources whose files have been taken in."""
@@ -520,13 +400,13 @@ class Store:
         found = [(source, mapping) for source in self.sources() for mapping in source.tables.get(provided, [])]
         return [(source, mapping) for source, mapping in found if self.exists(source.bronze(mapping.entity))]
 
-    def _mapped_rows(self, file: TableFile, name: str, versions: dict[str, str]) -> DataFrame:
+    def _mapped_rows(self, file: TableFile, name: str, leaves: dict[str, DataFrame]) -> DataFrame:
         """The rows of every source that provides a silver table, in its shape."""
-        frames = []
-        for source, mapping in self._mappings(name):
-            bronze = source.bronze(mapping.entity)
-            if bronze in versions:
-                frames.append(mapped(source, mapping, self._leaf(bronze, int(versions[bronze])), file.table))
+        frames = [
+            mapped(source, mapping, leaves[source.bronze(mapping.entity)], file.table)
+            for source, mapping in self._mappings(name)
+            if source.bronze(mapping.entity) in leaves
+        ]
         return reduce(DataFrame.unionByName, frames) if frames else self._no_rows(file.table)
 
     def _no_rows(self, table: Table) -> DataFrame:
@@ -538,385 +418,341 @@ class Store:
         }
         return self.spark.range(0).select(*(lit(None).cast(type).alias(name) for name, type in nothing.items()))
 
-    # The one door
+    # What has changed
 
-    def _write(
-        self, file: TableFile, built: DataFrame, inputs: dict[str, str], code: str, started: float
-    ) -> tuple[Outcome, _Counts]:
-        silver = file.layer == "silver"
-        columns = (*file.table.columns, *(PLACE if silver else ()))
-        rows = _shaped(file.name, built, columns, [RAW, VIOLATIONS] if silver else [])
-        lineage = trace(rows.select(*(column.name for column in columns)), self._token)
-        check_flow(file.name, Table(file.table.keys, columns), lineage, self.label_of)
-        checked = _checked(file.table, rows, silver)
-        with self._once(checked, again=silver) as checked:
-            counts = _count(file, checked)
-            if counts.repeated and not silver:
-                raise ShapeError(
-                    f"Rows of {file.name} share their keys.",
-                    found=f"{counts.repeated:,} keys ({', '.join(file.table.keys)}) with more than one row",
-                    do="aggregate in build, or declare the keys that tell rows apart",
-                )
-            if counts.rejected or self.exists(f"{file.name}_rejected"):
-                self._write_rejected(file, checked, columns, inputs)
-            kept = checked.where(~_is_rejected()) if counts.rejected else checked
-            if counts.repeated:
-                kept = _newest(kept, file.table)
-            note = {
-                "inputs": inputs,
-                "fingerprint": code,
-                "rows_in": counts.rows_in,
-                "rejected": counts.rejected,
-                "hits": counts.hits,
-            }
-            version, metrics = self._commit(file.name, _with_labels(kept, columns), "overwrite", note)
-        written = int(metrics["numOutputRows"])
-        self._gather_lineage(file.name, version, lineage)
-        merged = counts.rows_in - counts.rejected - written
-        return Outcome(
-            file.name, "written", version, counts.rows_in, written, counts.rejected, merged, time.monotonic() - started
-        ), counts
-
-    def label_of(self, ref: Ref) -> Label:
-        """The label that a table's declaration gives a column; closed if nothing is declared."""
-        table = self._bronze.get(ref.table) or (self.tables[ref.table].table if ref.table in self.tables else None)
-        if table and ref.column in table.by_name:
-            return table.by_name[ref.column].label
-        return next((column.label for column in PLACE if column.name == ref.column), CLOSED)
-
-    @contextmanager
-    def _once(self, checked: DataFrame, again: bool) -> Iterator[DataFrame]:
-        """Keep a built frame on disk for the length of the write, so that it is evaluated once.
-
-        Silver builds only look at one row at a time, of a pinned version: reading that again gives the same rows and
-        costs less than writing a copy, so they are not kept.
-        """
-        if again:
-            yield checked
-            return
-        checked = checked.persist(StorageLevel.DISK_ONLY)
-        try:
-            yield checked
-        finally:
-            checked.unpersist()
-
-    def _write_rejected(self, file: TableFile, checked: DataFrame, columns: tuple[Column, ...], inputs: dict[str, str]) -> None:
-        sources = [self._bronze[name] for name in inputs if name in self._bronze] or [file.table]
-        twin = _twin(join(column.label for table in sources for column in table.columns))
-        rejected = checked.where(_is_rejected()).withColumn("_run", lit(self.run_id))
-        if file.layer != "silver":
-            whole_row = to_json(struct(*(column.name for column in columns))).alias(RAW)
-            rejected = rejected.select(
-                lit(None).cast("string").alias(FILE), lit(None).cast("bigint").alias(POSITION), whole_row, VIOLATIONS, "_run"
-            )
-        rejected = rejected.select(*twin.by_name)
-        self._commit(f"{file.name}_rejected", _with_labels(rejected, twin.columns), "overwrite", {"of": file.name})
-
-    def _commit(
-        self, name: str, rows: DataFrame, mode: Literal["append", "overwrite"], note: dict[str, Any]
-    ) -> tuple[int, dict[str, str]]:
-        """One Delta commit, tagged with the run; returns its version and Delta's own counts."""
-        days = self.settings.lake.retention_days
-        writer = (
-            rows.write.format("delta")
-            .mode(mode)
-            .option("userMetadata", json.dumps({"wares": {"run": self.run_id, "table": name, **note}}))
-        )
-        writer = writer.option("maxRecordsPerFile", ROWS_PER_FILE)
-        if not self.exists(name):
-            writer = writer.options(
-                **{
-                    "delta.enableChangeDataFeed": "true",
-                    "delta.deletedFileRetentionDuration": f"interval {days} days",
-                    "delta.logRetentionDuration": f"interval {days} days",
-                    # Rows are in no order by which a reader could skip files, so the statistics would cost and never pay.
-                    "delta.dataSkippingNumIndexedCols": "0",
-                }
-            )
-        elif mode == "overwrite":
-            writer = writer.option("overwriteSchema", "true")  # without it Delta keeps the old labels, silently
-        try:
-            place = self.location(name)
-            writer.saveAsTable(place) if self.settings.lake.catalog else writer.save(place)
-        except PySparkException as error:
-            if "Concurrent" in str(error) or "DELTA_CONCURRENT" in str(error):
-                raise ConflictError(
-                    f"Another run wrote {name} at the same time.", found=str(error).splitlines()[0][:200], do="run the job again"
-                ) from None
-            raise
-        version = self.version(name)
-        commit = self._commit_info(name, version)
-        if _note(commit).get("run") != self.run_id:
-            raise ConflictError(
-                f"Another run wrote {name} right after this one.", found=f"version {version}", do="run the job again"
-            )
-        self._verify_labels(name, rows)
-        return version, commit["operationMetrics"]
-
-    def _verify_labels(self, name: str, rows: DataFrame) -> None:
-        stored = {f.name: f.metadata.get("label") for f in self.read(name).schema}
-        wrong = [f.name for f in rows.schema if stored.get(f.name) != f.metadata["label"]]
-        if wrong:
-            raise ShapeError(
-                f"The labels of {name} in the lake are not those that are declared.",
-                found=", ".join(wrong),
-                do="they change with a full rewrite: delete the table and run its job again",
-            )
-
-    # Bookkeeping
-
-    def _unchanged(self, name: str, started: float) -> Outcome:
-        return Outcome(name, "unchanged", self._marks[name].version, seconds=time.monotonic() - started)
-
-    def _done(self, outcome: Outcome, hits: dict[str, int], code: str, inputs: dict[str, str]) -> Outcome:
-        version = outcome.version or 0
-        self._remember(outcome.table, _Mark(version, self.run_id, code, inputs))
-        self._gathered["quality"].append(
-            {
-                "run": self.run_id,
-                "table": outcome.table,
-                "version": version,
-                "rows_in": outcome.rows_in,
-                "kept": outcome.kept,
-                "rejected": outcome.rejected,
-                "merged": outcome.merged,
-                "hits": json.dumps(hits),
-                "seconds": round(outcome.seconds),
-            }
-        )
-        return outcome
-
-    def _remember(self, name: str, mark: _Mark) -> None:
-        """Take a mark for the table's newest, here and, when the job ends, in `meta.watermarks`."""
-        self._marks[name] = mark
-        self._gathered["watermarks"].append(
-            {"table": name, **vars(mark), "inputs": json.dumps(mark.inputs), "at": datetime.now(UTC)}
-        )
-
-    def _mark(self, name: str) -> _Mark:
-        """What the newest commit of a table consumed, from `meta.watermarks` or, if a run died before that, from the commit.
+    def _keyed(self, file: TableFile, inputs: dict[str, str], rows: DataFrame) -> dict[str, tuple[str, ...]]:
+        """The inputs of which a change can be followed, each with the columns that hold the refresh keys.
 
         Raises:
-            ConflictError: The newest data in the table is not the store's.
+            CutError: The table declares keys by which its build cannot be cut.
         """
-        version = self.version(name)
-        known = self._marks.get(name)
-        if known and known.version == version:
-            return known
-        for commit in self._commits_after(name, known.version if known else -1):
-            if "fingerprint" in commit or "files" in commit:
-                known = _Mark(commit["version"], commit["run"], commit.get("fingerprint", ""), commit.get("inputs", {}))
-                self._remember(name, known)
-                return known
-        if known is None:
-            raise ConflictError(
-                f"The table {name} was not written by the store.",
-                found=f"version {version} at {self.location(name)}",
-                do="move it away, or choose another lake.root",
+        refresh = file.table.refresh
+        if hidden := set(refresh.keys) & set(pseudonymised(file.table)):
+            raise CutError(
+                f"The table {file.name} cannot be refreshed by key.",
+                found=f"{', '.join(sorted(hidden))} holds pseudonyms, which its inputs do not",
+                do="refresh it by a column that comes through build as it is, or declare refresh=FULL",
             )
-        return known
+        if refresh.kind == "full" or not any(name in self._bronze or name in file.inputs for name in inputs):
+            return {}
+        # A raw row is a key of its own: if its place in its file can be cut by, new rows can be built without the old ones.
+        return key_columns(rows, refresh.keys if refresh.kind == "by_key" else (FILE, POSITION), self._leaves.token)
 
-    def _commits_after(self, name: str, version: int) -> Iterator[dict[str, Any]]:
-        """The store's notes in the commits after a version, newest first, each with its `version`."""
-        for found in range(self.version(name), version, -1):
-            if note := _note(self._commit_info(name, found)):
-                yield {**note, "version": found}
+    def _change(
+        self, build: _Build, keyed: dict[str, tuple[str, ...]], lineage: Lineage, mark: Mark
+    ) -> tuple[_Change | None, str]:
+        """What has changed in the inputs since a mark; or None, and why the table has to be built in full.
 
-    def _commit_info(self, name: str, version: int) -> dict[str, Any]:
-        """What Delta's log says of a commit; empty if log clean-up has taken it away."""
-        folder = self._log(name).logPath().toString()
+        The reason is empty for a table that is always built in full.
+        """
+        refresh = build.file.table.refresh
+        if not keyed:
+            return None, ""
+        if mark.fingerprint != build.code:
+            return None, "its table file has changed"
+        if mark.account is None:
+            return None, "the account of its rows is lost"
+        changed = {name for name in (*build.inputs, *mark.inputs) if build.inputs.get(name) != mark.inputs.get(name)}
+        feeds: dict[str, DataFrame] = {}
+        for name in sorted(changed):
+            before, now = mark.inputs.get(name), build.inputs.get(name)
+            if name.startswith(MAPPING):
+                if before and now:
+                    return None, f"the {name} has changed"
+                continue
+            if now is None or (before is None and not name.startswith("bronze.")):
+                return None, f"{name} was not among its inputs before, or no longer is"
+            if before is None:
+                feeds[name] = self.read(name, self.lake.version_of(name, now))
+                continue
+            after, until = version_in(before), version_in(now)
+            if not same_table(before, now) or until < after:
+                return None, f"{name} was made anew"
+            if lost := self.lake.lost_changes(name, after, until):
+                return None, lost
+            if refresh.kind == "append" and not self.lake.only_appended(name, after, until):
+                return None, f"rows of {name} were changed or taken away"
+            feed = self.lake.changes(name, after, until)
+            if name in keyed or name in refresh.through:
+                feeds[name] = feed
+            elif not net(feed, used_columns(lineage, name)).isEmpty():
+                return None, f"{name} has changed, and nothing says which keys that touches"
+        return _Change(feeds, keyed, {name: used_columns(lineage, name) for name in feeds}), ""
+
+    def _touched(self, build: _Build, change: _Change) -> DataFrame:
+        """The refresh keys that changed rows touch."""
+        refresh, found = build.file.table.refresh, []
+        for name, feed in change.feeds.items():
+            columns = change.keyed.get(name, ())
+            rows = net(feed, sorted({*change.used[name], *columns}))
+            if columns:
+                found.append(touched_by_rows(rows, columns, refresh.keys))
+            else:
+                through = refresh.through[name]
+                other = self.read(through.table, self.lake.version_of(through.table, build.inputs[through.table]))
+                found.append(touched_through(rows, through, other, change.keyed[through.table], refresh.keys))
+        return together(found)
+
+    # The one door
+
+    def _traced(self, file: TableFile, rows: DataFrame) -> Lineage:
+        """The lineage of the rows of a table, once the flow check has let them pass."""
+        columns = stored_columns(file)
+        lineage = trace(rows.select(*(column.name for column in columns)), self._leaves)
+        check_flow(file.name, replace(file.table, columns=columns), lineage, self.label_of)
+        return lineage.after("PSEUDONYM", pseudonymised(file.table))
+
+    def _checked(self, build: _Build, rows: DataFrame) -> DataFrame:
+        """Shaped rows with their pseudonyms, and with the rules that they break."""
+        return checked(build.file, with_pseudonyms(rows, build.file.table, self._secret()))
+
+    def _secret(self) -> str | None:
+        """Where the key for pseudonyms is."""
+        secret = self.settings.lake.secret
+        return secret.get_secret_value() if secret else None
+
+    def label_of(self, ref: Ref) -> Label:
+        """The label of a column that a build may read: as declared and as it is in the lake; closed if nothing is declared.
+
+        A label that was lowered in a table file counts once that table was written with it.
+        """
+        table = self._bronze.get(ref.table) or (self.tables[ref.table].table if ref.table in self.tables else None)
+        if table and ref.column in table.by_name:
+            return table.by_name[ref.column].label + self._leaves.label(ref)
+        return next((column.label for column in PLACE if column.name == ref.column), CLOSED)
+
+    def _write_all(
+        self, build: _Build, write: Write, mark: Mark | None, rows: DataFrame, lowered: list[dict[str, str]]
+    ) -> _Written:
+        """Write the rows of a build as the whole of a table, unless it holds just these already."""
+        file = build.file
+        rows = self._checked(build, rows)
+        counted = Counted(file, rows)
+        beside: Write | None = None
         try:
-            with open_file(self.spark, f"{folder}/{version:020d}.json") as stream:
-                reader = self.spark._jvm.java.io.BufferedReader(self.spark._jvm.java.io.InputStreamReader(stream, "UTF-8"))
-                while (line := reader.readLine()) is not None:
-                    if "commitInfo" in (action := json.loads(line)):
-                        return action["commitInfo"]
-        except Py4JJavaError as error:
-            if "FileNotFoundException" not in str(error.java_exception.getClass()):
-                raise
-        return {}
+            write.stage(counted.kept, "overwrite")
+            counts = counted.counts()
+            if counts.rejected:
+                beside = self._stage_rejected(build, rows, counts)
+            check_share(file, counts)
+            self._merge_repeated(file, write, counted.kept, counts)
+            merged = counts.rows_in - counts.rejected - counts.kept
+            account = Account(counts.rows_in, counts.kept, counts.rejected, merged, counts.content)
+            if mark and self._holds(file, mark, account):
+                for staged in filter(None, (write, beside)):
+                    staged.abandon()
+                account = replace(account, rejects=mark.account.rejects)
+                return _Written(
+                    Outcome(file.name, "unchanged", build.after, account), build.mark(build.after, self.run_id, account)
+                )
+            if beside:
+                account = replace(account, rejects=beside.commit({"of": file.name}).version)
+            version = write.commit({**build.mark(0, self.run_id, account).note(), "lowered": lowered}).version
+        except BaseException:
+            for staged in filter(None, (write, beside)):
+                staged.abandon()
+            raise
+        before = mark.account.kept if mark and mark.account else 0
+        outcome = Outcome(file.name, "written", version, account, (account.kept, 0, before))
+        return _Written(outcome, build.mark(version, self.run_id, account), counts.hits)
 
-    def _gather_lineage(self, name: str, version: int, lineage: Lineage) -> None:
-        for column, flow in lineage.direct.items():
-            for ref, paths in flow.items():
-                steps = ",".join(sorted({step for path in paths for step in path})) or "IDENTITY"
-                self._gathered["lineage"].append(self._lineage_row(name, version, column, ref.table, ref.column, True, steps))
-        for ref, paths in lineage.indirect.items():
-            steps = ",".join(sorted({step for path in paths for step in path}))
-            self._gathered["lineage"].append(self._lineage_row(name, version, None, ref.table, ref.column, False, steps))
+    def _holds(self, file: TableFile, mark: Mark, account: Account) -> bool:
+        """Whether a table holds just these rows already, under the same names, types and labels, and nothing was rejected."""
+        declared = [(column.name, column.type, column.metadata) for column in stored_columns(file)]
+        same_rows = mark.account is not None and replace(mark.account, rejects=None) == account
+        return same_rows and not account.rejected and self.lake.columns(file.name) == declared
 
-    def _lineage_row(
-        self, table: str, version: int, column: str | None, source_table: str, source_column: str, direct: bool, steps: str
-    ) -> dict[str, Any]:
-        return {
-            "run": self.run_id,
-            "table": table,
-            "version": version,
-            "column": column,
-            "source_table": source_table,
-            "source_column": source_column,
-            "direct": direct,
-            "steps": steps,
-        }
+    def _merge_repeated(self, file: TableFile, write: Write, kept: DataFrame, counts: Counts) -> None:
+        """Where staged rows share their keys, keep the newest of them (silver) or refuse them (gold)."""
+        staged = write.staged(kept.schema)
+        repeated = repeated_keys(staged, file.table, counts.kept)
+        if file.layer != "silver":
+            return refuse_repeated(file, repeated)
+        if repeated:
+            observation = Observation()
+            write.stage_again(observe_content(with_labels(newest(staged, file.table), stored_columns(file)), observation))
+            counts.kept, counts.content = observation.get["rows"], content_of(observation.get)
 
-    def _meta_exists(self, name: str) -> bool:
-        return self.exists(f"meta.{name}")
+    def _stage_rejected(self, build: _Build, rows: DataFrame, counts: Counts) -> Write:
+        """Stage the rejected rows, and count which rules they break."""
+        write = self.lake.begin(twin_name(build.file.name))
+        rejected = self._rejected_rows(build, rows)
+        write.stage(rejected, "overwrite")
+        counts.hits |= hits(write.staged(rejected.schema))
+        return write
 
-    def _meta(self, name: str) -> DataFrame:
-        return self.read(f"meta.{name}")
+    def _rejected_rows(self, build: _Build, rows: DataFrame) -> DataFrame:
+        """The rejected among checked rows as they are stored."""
+        tables = [self._bronze[name] for name in build.inputs if name in self._bronze] or [build.file.table]
+        columns = twin([column.label for table in tables for column in table.columns]).columns
+        return with_labels(rejected_rows(build.file, rows, self.run_id), columns)
 
-    def _append_meta(self, name: str, rows: list[dict[str, Any]]) -> None:
-        schema = StructType([StructField(column, type) for column, type in META[name].items()])
-        frame = self.spark.createDataFrame([tuple(row[column] for column in META[name]) for row in rows], schema).coalesce(1)
-        writer = frame.write.format("delta").mode("append").option("userMetadata", json.dumps({"wares": {"run": self.run_id}}))
-        if name == "sources" and self._meta_exists(name):
-            names = ", ".join(f"'{row['source']}'" for row in rows)
-            writer = writer.mode("overwrite").option("replaceWhere", f"source IN ({names})")
-        place = self.location(f"meta.{name}")
-        writer.saveAsTable(place) if self.settings.lake.catalog else writer.save(place)
+    def _write_change(self, build: _Build, mark: Mark, change: _Change) -> _Written:
+        """Build what a change touches, and merge it into the table."""
+        if not change.feeds:
+            return _Written(Outcome(build.file.name, "unchanged", build.after, mark.account), build.same(mark, self.run_id))
+        appends = build.file.table.refresh.kind == "append"
+        return self._add_rows(build, mark, change) if appends else self._merge_keys(build, mark, change)
+
+    def _add_rows(self, build: _Build, mark: Mark, change: _Change) -> _Written:
+        """Build the new raw rows of a silver table; among all rows that share their keys, the newest stays."""
+        file, before = build.file, mark.account
+        new = {name: feed.drop("_change_type") for name, feed in change.feeds.items()}
+        nothing = {name: self._leaf(name, state).where("false") for name, state in build.inputs.items() if name in self._bronze}
+        rows = shaped(file, self._built(build, nothing | new))
+        with _kept(self._checked(build, rows)) as rows:
+            counts = count_rows(file, rows)
+            beside = self._stage_added(build, mark, rows, counts) if counts.rejected else None
+            check_share(file, counts)
+            rejects = beside.commit({"of": file.name}).version if beside else before.rejects
+            rows_in, rejected = before.rows_in + counts.rows_in, before.rejected + counts.rejected
+            account = Account(rows_in, before.kept, rejected, rows_in - before.kept - rejected, "", rejects)
+            after = build.mark(build.after, self.run_id, account)
+            if counts.kept == 0:
+                return _Written(Outcome(file.name, "unchanged", build.after, account), after)
+            commit = self.lake.merge(
+                file.name,
+                with_labels(newest(rows.where(~is_rejected()), file.table), stored_columns(file)),
+                file.table.keys,
+                after=build.after,
+                # How many of them are new is known when they are merged: Delta's own counts say so, in the same commit.
+                note={**after.note(), "unsettled": True},
+                update=newer(order_of(file.table)),
+            )
+        account = account.settled(commit.metrics)
+        outcome = Outcome(file.name, "changed", commit.version, account, commit.changed)
+        return _Written(outcome, build.mark(commit.version, self.run_id, account), counts.hits)
+
+    def _merge_keys(self, build: _Build, mark: Mark, change: _Change) -> _Written:
+        """Build the keys that a change touches, and bring what differs into the table."""
+        file, before = build.file, mark.account
+        keys = file.table.refresh.keys
+        with _kept(self._touched(build, change)) as touched:
+            tables = {name: self._leaf(name, build.inputs[name]) for name in build.tables}
+            less = {name: cut(tables[name], columns, touched) for name, columns in change.keyed.items()}
+            rows = self._checked(build, shaped(file, self._built(build, less)))
+            with _kept(rows) as rows:
+                counts = count_rows(file, rows)
+                check_share(file, counts)
+                new = with_labels(rows.where(~is_rejected()), stored_columns(file))
+                refuse_repeated(file, repeated_keys(new, file.table, counts.kept))
+                old = cut(self.read(file.name, build.after), keys, touched)
+                with _kept(differences(old, new, file.table.keys)) as different:
+                    changed = count_changes(different)
+                    beside, rejects = self._stage_touched(build, mark, rows, counts, touched)
+                    rejected = beside.commit({"of": file.name}).version if beside else before.rejects
+                    kept = before.kept + changed[0] - changed[2]
+                    account = Account(kept + rejects, kept, rejects, 0, "" if any(changed) else before.content, rejected)
+                    after = build.mark(build.after, self.run_id, account)
+                    if not any(changed):
+                        return _Written(Outcome(file.name, "unchanged", build.after, account), after)
+                    commit = self.lake.merge(
+                        file.name,
+                        different,
+                        file.table.keys,
+                        after=build.after,
+                        note=after.note(),
+                        delete=f"new.{CHANGE} = 'delete'",
+                    )
+        outcome = Outcome(file.name, "changed", commit.version, account, changed)
+        return _Written(outcome, replace(after, version=commit.version), counts.hits)
+
+    def _rejects(self, name: str, account: Account) -> DataFrame | None:
+        """The rejected rows that belong to an account; None for no table of them."""
+        return None if account.rejects is None else self.read(twin_name(name), account.rejects)
+
+    def _stage_added(self, build: _Build, mark: Mark, rows: DataFrame, counts: Counts) -> Write:
+        """Stage more rejected rows beside those that belong to the mark, and count which rules they break."""
+        name = twin_name(build.file.name)
+        write, rejected = self.lake.begin(name), self._rejected_rows(build, rows)
+        counts.hits |= hits(rejected)
+        before = self._rejects(build.file.name, mark.account)
+        if before is not None and write.version != mark.account.rejects:  # a run died that had written others
+            write.stage(before.unionByName(rejected), "overwrite")
+        else:
+            write.stage(rejected, "append" if write.version is not None and before is not None else "overwrite")
+        return write
+
+    def _stage_touched(
+        self, build: _Build, mark: Mark, rows: DataFrame, counts: Counts, touched: DataFrame
+    ) -> tuple[Write | None, int]:
+        """Stage the rejected rows of touched keys in place of those that belong to the mark; also how many there are in all."""
+        before = self._rejects(build.file.name, mark.account)
+        if counts.rejected == 0 and (before is None or mark.account.rejected == 0):
+            return None, 0
+        rejected = self._rejected_rows(build, rows)
+        counts.hits |= hits(rejected)
+        if before is not None:
+            built = from_json(RAW, build.file.table.schema()).alias("built")
+            keys = build.file.table.refresh.keys
+            untouched = before.withColumns({f"_{key}": built[key] for key in keys})
+            others = untouched.join(cut(untouched, tuple(f"_{key}" for key in keys), touched).select(RAW), RAW, "left_anti")
+            rejected = others.select(*rejected.columns).unionByName(rejected)
+        write, observation = self.lake.begin(twin_name(build.file.name)), Observation()
+        write.stage(observe_content(rejected, observation), "overwrite")
+        return write, observation.get["rows"]
 
 
-def _file_row(table: str, file: dict[str, Any], run: str) -> dict[str, Any]:
-    """A row of `meta.files`, from what a bronze commit's note says of a file."""
-    return {"table": table, "file": file["path"], "run": run, **{name: file[name] for name in ("size", "modified", "digest")}}
+@dataclass(frozen=True)
+class _Build:
+    """What a refresh builds.
+
+    Args:
+        inputs: The state of each input.
+        code: Names the text of the table file.
+        values: What else than tables the build is given.
+        after: The version of the table that the write follows; None for a new table.
+    """
+
+    file: TableFile
+    inputs: dict[str, str]
+    code: str
+    values: dict[str, Any]
+    after: int | None
+
+    @property
+    def tables(self) -> list[str]:
+        """The tables among the inputs."""
+        return [name for name in self.inputs if name not in self.values and not name.startswith(MAPPING)]
+
+    def mark(self, version: int, run: str, account: Account) -> Mark:
+        """The mark that a commit of this build leaves."""
+        return Mark(version, run, self.code, self.inputs, account)
+
+    def same(self, mark: Mark, run: str) -> Mark:
+        """The mark that it leaves where the table is as it should be."""
+        return self.mark(self.after, run, mark.account)
 
 
-def _note(commit: dict[str, Any]) -> dict[str, Any]:
-    """What the store wrote into a commit; empty for a commit of somebody else."""
+@dataclass(frozen=True)
+class _Change:
+    """What has changed in the inputs of a build.
+
+    Args:
+        feeds: For each input that has, the rows that changed, with `_change_type`.
+        keyed: The inputs that can be cut, with the columns that hold the refresh keys.
+        used: For each input that has changed, the columns that have to do with what is built.
+    """
+
+    feeds: dict[str, DataFrame]
+    keyed: dict[str, tuple[str, ...]]
+    used: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What a write came to, the mark that it leaves, and how many rows broke each rule."""
+
+    outcome: Outcome
+    mark: Mark
+    hits: dict[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def _kept(frame: DataFrame) -> Iterator[DataFrame]:
+    """Keep a small frame for the length of a block, so that it is evaluated once."""
+    frame = frame.persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        return json.loads(commit.get("userMetadata") or "{}").get("wares") or {}
-    except (ValueError, AttributeError):
-        return {}
-
-
-# Shape, checks, accounting
-
-
-def _twin(label: Label) -> Table:
-    """The table of rejected rows: each carries the join of all labels that its raw form may hold."""
-    return Table(
-        keys=(),
-        columns=(
-            *PLACE,
-            Column(RAW, "string", label, "The whole raw row, as JSON."),
-            Column(
-                VIOLATIONS,
-                "array<struct<rule: string, severity: string, value: string>>",
-                label,
-                "The rules that it breaks, with the offending values.",
-            ),
-            Column("_run", "string", INTERNAL, "The run that rejected it."),
-        ),
-    )
-
-
-def _shaped(name: str, built: DataFrame, columns: tuple[Column, ...], carried: list[str]) -> DataFrame:
-    """The built frame with the declared columns in their order.
-
-    Raises:
-        ShapeError: A column is missing, too many, or of another type; the lines to change are named.
-    """
-    found = {f.name: f.dataType.simpleString() for f in built.schema}
-    declared = {column.name: column.type for column in columns}
-    schema = Table((), columns).schema()
-    problems = [f"{column} is missing (declared {type})" for column, type in declared.items() if column not in found]
-    problems += [
-        f"{f.name} is {found[f.name]}, declared {f.dataType.simpleString()}"
-        for f in schema
-        if f.name in found and found[f.name] != f.dataType.simpleString()
-    ]
-    problems += [
-        f"{column} ({type}) is not declared"
-        for column, type in found.items()
-        if column not in declared and column not in (*carried, ZONE)
-    ]
-    problems += [f"{column} is there twice" for column in found if built.columns.count(column) > 1]
-    problems += [f"{column} did not come through build" for column in carried if column not in found]
-    if problems:
-        raise ShapeError(
-            f"What build of {name} returns is not what its TABLE declares.",
-            found="; ".join(problems),
-            do=f"change build or the columns of TABLE in tables/{name.replace('.', '/')}.py",
-        )
-    return built.select(*declared, *carried)
-
-
-def _checked(table: Table, rows: DataFrame, silver: bool) -> DataFrame:
-    """The rows with `_violations`: broken rules of the mapping (silver), missing keys, and the table's own checks."""
-    keys = [Check(f"has_{key}", f"`{key}` IS NOT NULL") for key in table.keys]
-    found = [
-        (~coalesce(expr(check.rule), lit(True)), check.name, check.severity, _offending(table, check))
-        for check in (*keys, *table.checks)
-    ]
-    own = violations(found)
-    if silver:
-        both = coalesce(concat(VIOLATIONS, own), col(VIOLATIONS), own)
-        return rows.withColumn(VIOLATIONS, both)
-    return rows.withColumn(VIOLATIONS, own)
-
-
-def _offending(table: Table, check: Check) -> SparkColumn:
-    """The values that a rule looked at, as JSON."""
-    looked_at = [column for column in table.by_name if column in check.rule]
-    return to_json(struct(*looked_at)) if looked_at else lit(None).cast("string")
-
-
-def _rejects(violation: SparkColumn) -> SparkColumn:
-    return violation["severity"] == "reject"
-
-
-def _is_rejected() -> SparkColumn:
-    return coalesce(exists(VIOLATIONS, _rejects), lit(False))
-
-
-def _count(file: TableFile, checked: DataFrame) -> _Counts:
-    """Count rows, rejected rows, broken rules and repeated keys in one pass.
-
-    Keys are compared by a 64-bit hash, which moves eight bytes a row where a comparison of rows would move and sort them
-    whole. Two keys that share a hash are taken for repeated once in many thousand lakes; in silver that only costs time.
-
-    Raises:
-        QualityError: More is rejected than the table allows.
-    """
-    rules = array_join(transform(filter(VIOLATIONS, _rejects), lambda violation: violation["rule"]), "\n")
-    key = xxhash64(*file.table.keys)
-    warnings = {check.name: ~coalesce(expr(check.rule), lit(True)) for check in file.table.checks if check.severity == "warn"}
-    looked_at = checked.select(
-        when(_is_rejected(), rules).alias("rules"),
-        when(~_is_rejected(), key).alias("key"),
-        *(broken.cast("int").alias(name) for name, broken in warnings.items()),
-    )
-    # Many partitions, so that each one's keys fit in memory; by number, so that Spark does not join them again.
-    spread = looked_at.repartition(KEY_PARTITIONS, "key")
-    totals = [sum_(name).alias(name) for name in warnings]
-    by_key = spread.groupBy("key", "rules").agg(count("*").alias("rows"), *totals)
-    repeated = count_if(col("key").isNotNull() & (col("rows") > 1))
-    counts = _Counts()
-    for row in by_key.groupBy("rules").agg(sum_("rows").alias("rows"), repeated.alias("repeated"), *totals).collect():
-        counts.rows_in += row["rows"]
-        counts.repeated += row["repeated"]
-        counts.rejected += row["rows"] if row["rules"] else 0
-        hits = dict.fromkeys(row["rules"].split("\n"), row["rows"]) if row["rules"] else {}
-        for rule, rows in (hits | {name: row[name] for name in warnings if row[name]}).items():
-            counts.hits[rule] = counts.hits.get(rule, 0) + rows
-    if counts.rejected > file.table.max_rejected * counts.rows_in:
-        hits = ", ".join(f"{rule} {rows:,}" for rule, rows in sorted(counts.hits.items()))
-        share = f"{counts.rejected:,} of {counts.rows_in:,} rows rejected"
-        raise QualityError(
-            f"Too many rows of {file.name} break its rules; nothing was written.",
-            found=f"{share}, at most {file.table.max_rejected:.0%} allowed: {hits}",
-            do="mend the source's mapping, or raise max_rejected in the table file",
-        )
-    return counts
-
-
-def _newest(rows: DataFrame, table: Table) -> DataFrame:
-    """One row for each key: the newest, then the one in the file that sorts last, then the last in it."""
-    order = [col(name).desc_nulls_last() for name in (*table.newest, FILE, POSITION)]
-    place = row_number().over(Window.partitionBy(*table.keys).orderBy(*order))
-    return rows.withColumn("_place", place).where("_place = 1").drop("_place")
-
-
-def _with_labels(rows: DataFrame, columns: tuple[Column, ...]) -> DataFrame:
-    """The columns with comment and label as Delta column metadata."""
-    return rows.select(*(col(c.name).alias(c.name, metadata={"comment": c.description, "label": str(c.label)}) for c in columns))
+        yield frame
+    finally:
+        frame.unpersist()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pyspark.sql.types import DataType, StructField, StructType
 
+from wares.errors import ShapeError
+from wares.lake.declassify import Declassifier, Pseudonym
 from wares.lake.labels import Label
 
 
@@ -19,14 +22,25 @@ class Column:
         type: Its type as Spark SQL writes it, such as `decimal(18,4)`.
         label: Who may see it.
         description: What it means, with its unit; stored as the column's comment.
-        declassified: Why its label may be lower than those of the values that it is made of; empty for never.
+        declassified: By what, and why, its label may be lower than those of the values that it is made of.
     """
 
     name: str
     type: str
     label: Label
     description: str
-    declassified: str = ""
+    declassified: Declassifier | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.declassified, Pseudonym) and self.type != "string":
+            raise ShapeError(
+                f"The column {self.name} is to hold pseudonyms, which are texts.", found=self.type, do="declare it as string"
+            )
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the Delta schema says of the column."""
+        return {"comment": self.description, "label": str(self.label)}
 
 
 @dataclass(frozen=True)
@@ -42,20 +56,44 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Through:
+    """How a change in an input that lacks the refresh keys finds the keys that it touches: by the rows of another input.
+
+    Args:
+        table: The other input, which has the keys, such as `gold.interactions`.
+        on: When a row of it has to do with a changed row: a Spark SQL condition over `found` (the other input) and `changed`.
+    """
+
+    table: str
+    on: str
+
+
+@dataclass(frozen=True)
 class Refresh:
     """How a table follows its inputs: `by_key`, `append` or `full`."""
 
     kind: Literal["by_key", "append", "full"]
     keys: tuple[str, ...] = ()
+    through: dict[str, Through] = field(default_factory=dict)
 
 
-def by_key(*keys: str) -> Refresh:
-    """Rebuild only the keys that an input touched."""
-    return Refresh("by_key", keys)
+def by_key(*keys: str, through: dict[str, Through] | None = None) -> Refresh:
+    """Build only the keys that a change in an input touches.
+
+    The plan of `build` must show that this gives the same rows (see cut.py), or the declaration is refused.
+
+    Args:
+        keys: Columns of the table, in which all rows of a key stand or fall together.
+        through: For inputs that lack the keys, how a change in them finds the keys that it touches. A change in one that
+            is not named here builds the whole table.
+    """
+    return Refresh("by_key", keys, through or {})
 
 
 FULL = Refresh("full")
+"""Build the whole table whenever an input has changed; it is written only if its rows are not those that it has."""
 APPEND = Refresh("append")
+"""Build only the raw rows that have come since; where rows share their keys, the newest of all of them stays."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +109,8 @@ class Table:
             newest. Ties go to the file that sorts last, and in it to the last row.
         max_rejected: The share of rows in that may be rejected before the write is refused.
         version: Raised when the meaning of a column changes, which rebuilds the table.
+        strict: Whether what decides which rows there are counts as much as what flows into a column.
+        relabel: For each column whose label was lowered after the table had data: why.
     """
 
     keys: tuple[str, ...]
@@ -80,6 +120,8 @@ class Table:
     newest: tuple[str, ...] = ()
     max_rejected: float = 0.5
     version: int = 1
+    strict: bool = False
+    relabel: Mapping[str, str] = field(default_factory=dict)
     by_name: dict[str, Column] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -89,6 +131,6 @@ class Table:
         """The Spark schema, each field with its comment and its label as metadata."""
         fields = []
         for column in self.columns:
-            metadata = {"comment": column.description, "label": str(column.label)}
-            fields.append(StructField(column.name, DataType.fromDDL(column.type), column.name not in self.keys, metadata))
+            nullable = column.name not in self.keys
+            fields.append(StructField(column.name, DataType.fromDDL(column.type), nullable, column.metadata))
         return StructType(fields)

@@ -41,8 +41,8 @@ TABLE = Table(
         Column("source", "string", INTERNAL, "The shop that the row comes from."),
         Column("user_id", "string", CONFIDENTIAL + IDENTIFIER, "Who."),
         Column("product_id", "string", CONFIDENTIAL + BEHAVIOUR, "Which product."),
-        Column("moment", "timestamp", INTERNAL, "Features are from before, the label from here on; in UTC."),
-        Column("split", "string", INTERNAL, "train or validation."),
+        Column("moment", "timestamp", CONFIDENTIAL + BEHAVIOUR, "Features are from before, the label from here on; in UTC."),
+        Column("split", "string", CONFIDENTIAL + BEHAVIOUR, "train or validation."),
         Column("label", "float", CONFIDENTIAL + BEHAVIOUR, "1 if the user bought the product within the moment's span, else 0."),
         Column(
             "weight",
@@ -51,7 +51,7 @@ TABLE = Table(
             "One in how many such pairs was taken if the user did not buy; all were that did.",
         ),
         *(
-            Column(f"{part}_{column.name}", column.type, column.label, column.description, column.declassified)
+            Column(f"{part}_{column.name}", column.type, column.label, column.description)
             for part, columns in FEATURES.items()
             for column in columns
         ),

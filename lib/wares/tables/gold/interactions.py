@@ -1,12 +1,17 @@
 """What each known user did with each product: sales, with what was promoted that day, and events."""
 
 from pyspark.sql import DataFrame
-from pyspark.sql.functions import bool_or, broadcast, coalesce, col, floor, lit, min, unix_micros
+from pyspark.sql.functions import bool_or, broadcast, coalesce, col, lit
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, FINANCIAL, IDENTIFIER, INTERNAL, PUBLIC
-from wares.lake.table import Column, Table
+from wares.lake.table import Column, Table, Through, by_key
+from wares.tables.gold.histories import day_of
 
-MICROS_A_DAY = 86_400_000_000
+PROMOTED = """
+    found.source = changed.source AND found.product_id = changed.product_id AND found.store_id = changed.store_id
+    AND found.ordered_on BETWEEN changed.starts_on AND changed.ends_on
+"""
+"""Which order lines a promotion has to do with."""
 
 TABLE = Table(
     keys=("source", "kind", "reference", "line"),
@@ -28,10 +33,13 @@ TABLE = Table(
         Column("on_display", "boolean", CONFIDENTIAL + BEHAVIOUR, "Whether the product was on display in that store that day."),
         Column("in_mailer", "boolean", CONFIDENTIAL + BEHAVIOUR, "Whether it was in that store's mailer that day."),
     ),
+    refresh=by_key("source", "reference", through={"silver.promotions": Through("silver.orders", PROMOTED)}),
 )
 
 
-def build(silver_orders: DataFrame, silver_events: DataFrame, silver_promotions: DataFrame) -> DataFrame:
+def build(
+    silver_orders: DataFrame, silver_events: DataFrame, silver_promotions: DataFrame, gold_histories: DataFrame
+) -> DataFrame:
     sales = silver_orders.where("kind = 'sale' AND user_id IS NOT NULL")
     purchases = sales.select(
         "source",
@@ -51,17 +59,16 @@ def build(silver_orders: DataFrame, silver_events: DataFrame, silver_promotions:
         "source", "kind", col("event_id").alias("reference"), lit("").alias("line"), "user_id", "product_id", "at"
     )
     rows = _with_promotions(purchases, silver_promotions).unionByName(events, allowMissingColumns=True)
-    first = sales.groupBy("source").agg(min("ordered_at").alias("first_at"))
-    day = floor((unix_micros("at") - unix_micros("first_at")) / lit(MICROS_A_DAY)).cast("int")
-    return rows.join(broadcast(first), "source").withColumn("day", day).select(*TABLE.by_name)
+    first = broadcast(gold_histories.select("source", "first_at"))
+    return rows.join(first, "source").withColumn("day", day_of("at")).select(*TABLE.by_name)
 
 
 def _with_promotions(purchases: DataFrame, promotions: DataFrame) -> DataFrame:
     """Add `on_display` and `in_mailer`, false where nothing was promoted.
 
-    Many sales share a product, store and day, so the 14 times larger table of promotions is met by each such triple once.
+    The 14 times larger table of promotions is met by each product of an order once, and by nothing else of it.
     """
-    place = ["source", "product_id", "store_id", "ordered_on"]
+    place = ["source", "reference", "product_id", "store_id", "ordered_on"]
     met = (
         purchases.select(*place)
         .distinct()

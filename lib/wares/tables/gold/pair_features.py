@@ -15,7 +15,7 @@ TABLE = Table(
         Column("source", "string", INTERNAL, "The shop that the row comes from."),
         Column("user_id", "string", CONFIDENTIAL + IDENTIFIER, "Who."),
         Column("product_id", "string", CONFIDENTIAL + BEHAVIOUR, "What this user bought before the moment."),
-        Column("moment", "timestamp", INTERNAL, "Nothing from here on is known; in UTC."),
+        Column("moment", "timestamp", CONFIDENTIAL + BEHAVIOUR, "Nothing from here on is known; in UTC."),
         Column("baskets", "int", CONFIDENTIAL + BEHAVIOUR, "The user's baskets with the product."),
         Column("baskets_month", "int", CONFIDENTIAL + BEHAVIOUR, "The same in the last 28 days."),
         Column("baskets_quarter", "int", CONFIDENTIAL + BEHAVIOUR, "The same in the last 84 days."),

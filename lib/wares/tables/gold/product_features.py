@@ -3,34 +3,37 @@
 from pyspark.sql import DataFrame
 from pyspark.sql.functions import array, avg, broadcast, coalesce, col, count, lit, sum, when
 
-from wares.lake.labels import INTERNAL, PUBLIC
+from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, FINANCIAL, INTERNAL, PUBLIC
 from wares.lake.table import Check, Column, Table
 
 WEEKS = 8
-MANY = "counts and means over all buyers of a product"
 
 TABLE = Table(
     keys=("source", "product_id", "moment"),
     columns=(
         Column("source", "string", INTERNAL, "The shop that the row comes from."),
-        Column("product_id", "string", INTERNAL, "The product.", "the catalogue of what is offered or was ever sold"),
-        Column("moment", "timestamp", INTERNAL, "Nothing from here on is known; in UTC."),
-        Column("role", "string", INTERNAL, "What the moment is for: train, validation, test or now."),
+        Column("product_id", "string", CONFIDENTIAL + BEHAVIOUR, "The product."),
+        Column("moment", "timestamp", CONFIDENTIAL + BEHAVIOUR, "Nothing from here on is known; in UTC."),
+        Column("role", "string", CONFIDENTIAL + BEHAVIOUR, "What the moment is for: train, validation, test or now."),
         Column("is_offered", "boolean", PUBLIC, "Whether it may be recommended, as the source says today."),
         Column("brand", "string", PUBLIC, "Who makes it, or what kind of brand it is."),
         Column("department", "string", PUBLIC, "The widest of three groups."),
         Column("category", "string", PUBLIC, "The middle one of three groups."),
         Column("type", "string", PUBLIC, "The narrowest of three groups."),
-        Column("baskets", "int", INTERNAL, "Baskets with the product; 0 for one never sold.", MANY),
-        Column("baskets_month", "int", INTERNAL, "The same in the last 28 days.", MANY),
-        Column("buyers", "int", INTERNAL, "Different users who bought it.", MANY),
-        Column("buyers_month", "int", INTERNAL, "The same in the last 28 days.", MANY),
-        Column("recent", "float", INTERNAL, "Baskets, each halved every 20 days.", MANY),
-        Column("repeat_share", "float", INTERNAL, "Share of buyers who bought it again; null for one never sold.", MANY),
-        Column("price", "float", INTERNAL, "Mean value of a unit, in the source's currency.", MANY),
-        Column("display_share", "float", INTERNAL, "Share of the last 28 days' sales when on display.", MANY),
-        Column("mailer_share", "float", INTERNAL, "Share of the last 28 days' sales when in the mailer.", MANY),
-        Column("weeks", "array<float>", INTERNAL, f"Sales in each of the last {WEEKS} weeks, the last one first.", MANY),
+        Column("baskets", "int", CONFIDENTIAL + BEHAVIOUR, "Baskets with the product; 0 for one never sold."),
+        Column("baskets_month", "int", CONFIDENTIAL + BEHAVIOUR, "The same in the last 28 days."),
+        Column("buyers", "int", CONFIDENTIAL + BEHAVIOUR, "Different users who bought it."),
+        Column("buyers_month", "int", CONFIDENTIAL + BEHAVIOUR, "The same in the last 28 days."),
+        Column("recent", "float", CONFIDENTIAL + BEHAVIOUR, "Baskets, each halved every 20 days."),
+        Column(
+            "repeat_share", "float", CONFIDENTIAL + BEHAVIOUR, "Share of buyers who bought it again; null for one never sold."
+        ),
+        Column("price", "float", CONFIDENTIAL + BEHAVIOUR + FINANCIAL, "Mean value of a unit, in the source's currency."),
+        Column("display_share", "float", CONFIDENTIAL + BEHAVIOUR, "Share of the last 28 days' sales when on display."),
+        Column("mailer_share", "float", CONFIDENTIAL + BEHAVIOUR, "Share of the last 28 days' sales when in the mailer."),
+        Column(
+            "weeks", "array<float>", CONFIDENTIAL + BEHAVIOUR, f"Sales in each of the last {WEEKS} weeks, the last one first."
+        ),
     ),
     checks=(Check("known_role", "role IN ('train', 'validation', 'test', 'now')"),),
 )

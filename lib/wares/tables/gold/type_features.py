@@ -12,7 +12,7 @@ TABLE = Table(
         Column("source", "string", INTERNAL, "The shop that the row comes from."),
         Column("user_id", "string", CONFIDENTIAL + IDENTIFIER, "Who."),
         Column("type", "string", CONFIDENTIAL + BEHAVIOUR, "A type of which this user bought a product before the moment."),
-        Column("moment", "timestamp", INTERNAL, "Nothing from here on is known; in UTC."),
+        Column("moment", "timestamp", CONFIDENTIAL + BEHAVIOUR, "Nothing from here on is known; in UTC."),
         Column("products", "int", CONFIDENTIAL + BEHAVIOUR, "Different products of the type that the user bought."),
         Column("lines", "int", CONFIDENTIAL + BEHAVIOUR, "How often the user bought one of them."),
         Column("recent", "float", CONFIDENTIAL + BEHAVIOUR, "The same, each halved every 20 days."),

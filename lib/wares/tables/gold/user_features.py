@@ -33,8 +33,8 @@ TABLE = Table(
     columns=(
         Column("source", "string", INTERNAL, "The shop that the row comes from."),
         Column("user_id", "string", CONFIDENTIAL + IDENTIFIER, "Who."),
-        Column("moment", "timestamp", INTERNAL, "Nothing from here on is known; in UTC."),
-        Column("role", "string", INTERNAL, "What the moment is for: train, validation, test or now."),
+        Column("moment", "timestamp", CONFIDENTIAL + BEHAVIOUR, "Nothing from here on is known; in UTC."),
+        Column("role", "string", CONFIDENTIAL + BEHAVIOUR, "What the moment is for: train, validation, test or now."),
         Column("age_band", "string", CONFIDENTIAL + DEMOGRAPHIC, "Age, as a band such as 45-54."),
         Column("income_band", "string", CONFIDENTIAL + DEMOGRAPHIC + FINANCIAL, "Yearly income, as a band."),
         Column("household", "string", CONFIDENTIAL + DEMOGRAPHIC, "Who lives there."),

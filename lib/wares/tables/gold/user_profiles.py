@@ -1,12 +1,13 @@
 """Who each user is and what they bought so far: one row for each user who is described or has ordered."""
 
 from pyspark.sql import DataFrame
-from pyspark.sql.functions import coalesce, col, count_distinct, lit, max, max_by, min, struct, sum, when
+from pyspark.sql.functions import broadcast, coalesce, col, count_distinct, lit, max, max_by, min, struct, sum, when
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, DEMOGRAPHIC, FINANCIAL, IDENTIFIER, INTERNAL, LOCATION
-from wares.lake.table import Column, Table
+from wares.lake.table import Column, Table, Through, by_key
+from wares.tables.gold.histories import day_of
 
-COUNTED = "orders are counted, which tells no order's number"
+SAME_PRODUCT = "found.source = changed.source AND found.product_id = changed.product_id"
 
 TABLE = Table(
     keys=("source", "user_id"),
@@ -19,7 +20,7 @@ TABLE = Table(
         Column("children", "string", CONFIDENTIAL + DEMOGRAPHIC, "How many children."),
         Column("home", "string", CONFIDENTIAL + DEMOGRAPHIC, "Owner, renter, or unknown."),
         Column("country", "string", CONFIDENTIAL + LOCATION, "Where the user lives."),
-        Column("orders", "bigint", CONFIDENTIAL + BEHAVIOUR, "Orders so far.", declassified=COUNTED),
+        Column("orders", "bigint", CONFIDENTIAL + IDENTIFIER + BEHAVIOUR, "Orders so far."),
         Column("products", "bigint", CONFIDENTIAL + BEHAVIOUR, "Different products bought so far."),
         Column(
             "spend", "decimal(18,4)", CONFIDENTIAL + BEHAVIOUR + FINANCIAL, "Spent so far, in `currency`, returns not taken off."
@@ -31,18 +32,20 @@ TABLE = Table(
         Column(
             "favourite_category",
             "string",
-            CONFIDENTIAL + BEHAVIOUR,
-            "The product category bought most often; ties by name.",
-            declassified=COUNTED,
+            CONFIDENTIAL + IDENTIFIER + BEHAVIOUR,
+            "The product category bought in the most orders; ties by name.",
         ),
     ),
+    refresh=by_key("source", "user_id", through={"silver.products": Through("gold.interactions", SAME_PRODUCT)}),
 )
 
 
-def build(gold_interactions: DataFrame, silver_users: DataFrame, silver_products: DataFrame) -> DataFrame:
+def build(
+    gold_interactions: DataFrame, silver_users: DataFrame, silver_products: DataFrame, gold_histories: DataFrame
+) -> DataFrame:
     user = ["source", "user_id"]
     sales = gold_interactions.where("kind = 'purchase'")
-    last_day = sales.groupBy("source").agg(max("day").alias("last_day"))
+    last_day = broadcast(gold_histories.select("source", day_of("last_at").alias("last_day")))
     recent = col("day") > col("last_day") - 90
     totals = (
         sales.join(last_day, "source")

@@ -3,7 +3,7 @@
 from pyspark.sql import DataFrame
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, IDENTIFIER, INTERNAL
-from wares.lake.table import Check, Column, Table
+from wares.lake.table import APPEND, Check, Column, Table
 
 TABLE = Table(
     keys=("source", "event_id"),
@@ -20,6 +20,7 @@ TABLE = Table(
         Check("known_kind", "kind IN ('view', 'cart', 'coupon', 'mailing')"),
         Check("has_time", "at IS NOT NULL"),
     ),
+    refresh=APPEND,
 )
 
 

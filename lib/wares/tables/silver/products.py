@@ -4,7 +4,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.functions import coalesce, col, lit
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, INTERNAL, PUBLIC
-from wares.lake.table import Check, Column, Table
+from wares.lake.table import APPEND, Check, Column, Table
 
 TABLE = Table(
     keys=("source", "product_id"),
@@ -24,6 +24,7 @@ TABLE = Table(
     ),
     checks=(Check("has_name", "name IS NOT NULL AND name != ''"),),
     newest=("updated_at",),
+    refresh=APPEND,
 )
 
 

@@ -3,7 +3,7 @@
 from pyspark.sql import DataFrame
 
 from wares.lake.labels import INTERNAL
-from wares.lake.table import Check, Column, Table
+from wares.lake.table import APPEND, Check, Column, Table
 
 TABLE = Table(
     keys=("source", "product_id", "store_id", "starts_on", "display", "mailer"),
@@ -18,6 +18,7 @@ TABLE = Table(
         Column("known_at", "timestamp", INTERNAL, "Since when the shop knew, in UTC; null if it does not tell."),
     ),
     checks=(Check("ends_after_start", "ends_on IS NOT NULL AND ends_on >= starts_on"),),
+    refresh=APPEND,
 )
 
 

@@ -3,7 +3,7 @@
 from pyspark.sql import DataFrame
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, DEMOGRAPHIC, FINANCIAL, IDENTIFIER, INTERNAL, LOCATION
-from wares.lake.table import Column, Table
+from wares.lake.table import APPEND, Column, Table
 
 TABLE = Table(
     keys=("source", "user_id"),
@@ -21,6 +21,7 @@ TABLE = Table(
         ),
     ),
     newest=("updated_at",),
+    refresh=APPEND,
 )
 
 

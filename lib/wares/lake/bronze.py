@@ -1,0 +1,136 @@
+"""Bronze: takes in the raw files of a source as they came, each exactly once, each row knowing its file and its place."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql.functions import lit
+
+from wares.errors import SourceError
+from wares.lake.checks import with_labels
+from wares.lake.delta import Lake, Write, open_file
+from wares.lake.lineage import Lineage, Ref
+from wares.lake.meta import Account, Mark, Meta, Outcome
+from wares.lake.relabel import lowerings
+from wares.lake.sources import ARRIVED, Source, bronze_table, check_files, location, read_files
+from wares.lake.table import Table
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A raw file as the file system tells of it."""
+
+    path: str
+    size: int
+    modified: int
+
+
+def ingest(lake: Lake, meta: Meta, source: Source, entity: str, arrived: datetime) -> Outcome:
+    """Take in the files of one entity that have not been taken in yet.
+
+    The write begins before the files are compared with what was taken in, so of two runs at once one is refused.
+
+    Raises:
+        SourceError: There are no files, a file changed after it was taken in, or it is not what the YAML declares.
+        ConflictError: Another run took in files of this entity meanwhile.
+    """
+    started = time.monotonic()
+    name, declared = source.bronze(entity), source.entities[entity]
+    table = bronze_table(declared)
+    write = lake.begin(name)
+    files = _list(lake.spark, location(declared))
+    if not files:
+        raise SourceError(
+            f"The source {source.name} has no files for {entity}.",
+            found=f"nothing matches {location(declared)}",
+            do="check `path` in its YAML, and that the files are there",
+        )
+    new = _not_taken_in(lake, meta, name, write, files)
+    lowered: list[dict[str, str]] = []
+    if write.version is not None and _labelled_otherwise(lake, name, table):
+        lowered = lowerings(name, table, lake.labels(name))
+        write.describe(table.columns)  # an append alone would keep the old labels
+        if not new:
+            meta.remember(name, Mark(write.commit({"files": [], "lowered": lowered}).version, lake.run))
+            meta.add_access(name, lake.run, lowered)
+    if not new:
+        return Outcome(name, "unchanged", meta.mark(name).version, seconds=time.monotonic() - started)
+    session = lake.spark.newSession()  # whose own setting gives each file a task of its own, so that positions are true
+    session.conf.set("spark.sql.files.openCostInBytes", session.conf.get("spark.sql.files.maxPartitionBytes"))
+    paths = [file.path for file in new]
+    check_files(session, source, entity, paths)
+    rows = read_files(session, declared, paths).withColumn(ARRIVED, lit(arrived))
+    if declared.format == "csv":
+        rows = rows.coalesce(max(2, sum(file.size for file in new) // 2**26))
+    taken = [{**vars(file), "digest": _digest(lake.spark, file)} for file in new]
+    write.stage(with_labels(rows, table.columns), "append")
+    commit = write.commit({"files": taken, "lowered": lowered})
+    meta.add_access(name, lake.run, lowered)
+    rows_in = commit.metrics["numOutputRows"]
+    for file in taken:
+        meta.add("files", **_file_row(name, file, lake.run))
+    meta.add_lineage(name, commit.version, _lineage(source, entity))
+    meta.remember(name, Mark(commit.version, lake.run))
+    account = Account(rows_in, rows_in)
+    outcome = Outcome(name, "written", commit.version, account, (rows_in, 0, 0), seconds=time.monotonic() - started)
+    meta.add_quality(outcome, {})
+    return outcome
+
+
+def _labelled_otherwise(lake: Lake, name: str, table: Table) -> bool:
+    """Whether the YAML labels the same columns otherwise than the Delta schema does."""
+    stored = {column: metadata for column, _, metadata in lake.columns(name)}
+    return stored.keys() == table.by_name.keys() and stored != {column.name: column.metadata for column in table.columns}
+
+
+def _list(spark: SparkSession, pattern: str) -> list[RawFile]:
+    path = spark._jvm.org.apache.hadoop.fs.Path(pattern)
+    found = path.getFileSystem(spark._jsc.hadoopConfiguration()).globStatus(path) or []
+    files = [RawFile(f.getPath().toString(), f.getLen(), f.getModificationTime()) for f in found if f.isFile()]
+    return sorted(files, key=lambda file: file.path)
+
+
+def _not_taken_in(lake: Lake, meta: Meta, table: str, write: Write, files: list[RawFile]) -> list[RawFile]:
+    """The files that no commit of the bronze table names; one that it names must still be as it was."""
+    taken: dict[str, dict[str, Any]] = {}
+    if write.version is not None:
+        marked = meta.marked_version(table)
+        taken = {row["file"]: row for row in meta.files() if row["table"] == table}
+        for note in lake.notes_after(table, marked):
+            for file in note.get("files", []):  # a run that died before it could say so in meta.files
+                row = _file_row(table, file, note["run"])
+                if file["path"] not in taken:
+                    meta.add("files", **row)
+                taken[file["path"]] = row
+        meta.mark(table)
+    for file in files:
+        before = taken.get(file.path)
+        if before is None or (before["size"], before["modified"]) == (file.size, file.modified):
+            continue
+        if before["size"] != file.size or before["digest"] != _digest(lake.spark, file):
+            raise SourceError(
+                "A file changed after it was taken in.",
+                found=f"{file.path}: {before['size']} bytes when taken in, {file.size} now",
+                do="put the old file back, and deliver the corrected rows in a file with a new name",
+            )
+    return [file for file in files if file.path not in taken]
+
+
+def _digest(spark: SparkSession, file: RawFile) -> str:
+    with open_file(spark, file.path) as stream:
+        return spark._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream)
+
+
+def _file_row(table: str, file: dict[str, Any], run: str) -> dict[str, Any]:
+    """A row of `meta.files`, from what a commit's note says of a file."""
+    return {"table": table, "file": file["path"], "run": run, **{name: file[name] for name in ("size", "modified", "digest")}}
+
+
+def _lineage(source: Source, entity: str) -> Lineage:
+    """Each raw column comes from the column of the files, as it is."""
+    files = f"files.{source.name}_{entity}"
+    return Lineage({column: {Ref(files, column): {frozenset(): ()}} for column in source.entities[entity].columns}, {})
