@@ -42,3 +42,13 @@ def test_what_does_not_fit_is_named(tmp_path: Path, text: str, found: str) -> No
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().lake.root = "elsewhere"
+
+
+@pytest.mark.parametrize("text", ["hunter2hunter2hunter2", "env:", "{a: hunter2}"])
+def test_a_key_that_was_written_into_the_settings_is_not_shown(text: str) -> None:
+    """Where the key is may be told to nobody either, in case it is the key."""
+    with pytest.raises(SettingsError, match=r"lake\.secret") as refused:
+        load_settings(overrides=[f"lake.secret={text}"])
+    assert "hunter2" not in str(refused.value)
+    place = load_settings(overrides=["lake.secret=env:hunter2"])
+    assert "hunter2" not in f"{place} {place!r} {place.model_dump_json()}"

@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 from helpers import HEADER, open_store, shop, write_csv, write_source
 from pyspark.sql import DataFrame, SparkSession
+from wares.lake.delta import Commit, Write
 from wares.lake.store import Outcome, Store
 
 
@@ -57,8 +58,10 @@ def take_in(store: Store, *sources: str) -> dict[str, Outcome]:
     return {outcome.table: outcome for outcome in outcomes}
 
 
-def counts(outcome: Outcome) -> tuple[str, int | None, int | None, int | None, int | None]:
-    return outcome.status, outcome.rows_in, outcome.kept, outcome.rejected, outcome.merged
+def counts(outcome: Outcome) -> tuple[str, int, int, int, int]:
+    account = outcome.account
+    assert account is not None
+    return outcome.status, account.rows_in, account.kept, account.rejected, account.merged
 
 
 # One lake that no test changes
@@ -240,7 +243,8 @@ def test_a_new_file_of_one_source_is_taken_once_and_the_other_source_stays(spark
     with open_store(spark, tmp_path, paths[0]) as store:
         outcomes = take_in(store, paths[0])
         assert counts(outcomes["bronze.shop_lines"]) == ("written", 2, 2, 0, 0)
-        assert counts(outcomes["silver.orders"]) == ("written", 4, 3, 1, 0)
+        assert counts(outcomes["silver.orders"]) == ("changed", 4, 3, 1, 0)
+        assert outcomes["silver.orders"].rows == (1, 0, 0)
         kept = {(row["source"], row["order_id"]) for row in store.read("silver.orders").collect()}
         assert kept == {("shop", "1"), ("shop", "2"), ("market", "1")}
         assert places(store.read("bronze.shop_lines")) == {("1.csv", 0), ("2.csv", 0), ("2.csv", 1)}
@@ -267,7 +271,7 @@ def test_tables_without_rows_can_be_written_again(spark: SparkSession, tmp_path:
     write_csv(tmp_path, "2.csv")
     store = open_store(spark, tmp_path, path)
     outcome = take_in(store, path)["silver.orders"]
-    assert counts(outcome) == ("written", 0, 0, 0, 0)
+    assert counts(outcome) == ("unchanged", 0, 0, 0, 0)
     assert open_store(spark, tmp_path, path).refresh("silver.orders").status == "unchanged"
 
 
@@ -280,12 +284,12 @@ def test_a_run_that_died_before_it_could_say_what_it_took(spark: SparkSession, t
 
     write_csv(tmp_path, "2.csv", "3,a,u1,p1,2024-03-01 10:00:00,2,1.50,")
     dead = open_store(spark, tmp_path, path).__enter__()
-    assert dead.ingest(path, "lines").rows_in == 1  # and died again, before silver
+    assert dead.ingest(path, "lines").rows == (1, 0, 0)  # and died again, before silver
 
     with open_store(spark, tmp_path, path) as store:
         outcomes = take_in(store, path)
         assert outcomes["bronze.shop_lines"].status == "unchanged"
-        assert counts(outcomes["silver.orders"]) == ("written", 3, 2, 1, 0)
+        assert counts(outcomes["silver.orders"]) == ("changed", 3, 2, 1, 0)
     files = store.read("meta.files").collect()
     assert sorted((row["file"].rpartition("/")[2], row["table"]) for row in files) == [
         ("1.csv", "bronze.shop_lines"),
@@ -304,14 +308,19 @@ def test_rejected_rows_of_a_run_that_died_do_not_count(
 
     def dying(store: Store) -> Store:
         """A run that dies after the rejected rows are committed and before the kept ones are."""
-        commit = store._commit
+        begin = store.lake.begin
 
-        def only_rejected(name: str, *rest: Any) -> Any:
+        def begin_and_die(name: str) -> Write:
+            write = begin(name)
             if name == "silver.orders":
-                raise KeyboardInterrupt
-            return commit(name, *rest)
+                monkeypatch.setattr(write, "commit", die)
+            return write
 
-        monkeypatch.setattr(store, "_commit", only_rejected)
+        def die(*rest: Any, **more: Any) -> Commit:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(store.lake, "begin", begin_and_die)
+        monkeypatch.setattr(store.lake, "merge", die)
         return store
 
     store = dying(open_store(spark, tmp_path, path))
@@ -333,6 +342,10 @@ def test_rejected_rows_of_a_run_that_died_do_not_count(
         "those of the run that wrote the table"
     )
 
+    assert counts(open_store(spark, tmp_path, path).refresh("silver.orders")) == ("changed", 4, 2, 2, 0)
+    rejected = open_store(spark, tmp_path, path).rejected("silver.orders").collect()
+    assert sorted(json.loads(row["_raw"])["number"] for row in rejected) == ["2", "3"], "those of the dead run are gone"
+
 
 def test_a_table_that_was_deleted_is_written_again_once(spark: SparkSession, tmp_path: Path) -> None:
     write_csv(tmp_path, "1.csv", "1,a,u1,p1,2024-03-01 10:00:00,2,1.50,")
@@ -345,5 +358,5 @@ def test_a_table_that_was_deleted_is_written_again_once(spark: SparkSession, tmp
     write_csv(tmp_path, "3.csv", "3,a,u1,p1,2024-03-01 10:00:00,2,1.50,")
     with open_store(spark, tmp_path, path) as store:
         outcome = take_in(store, path)["silver.orders"]
-        assert (outcome.status, outcome.version, outcome.kept) == ("written", 0, 3)
+        assert (outcome.status, outcome.version, outcome.account.kept) == ("written", 0, 3)
     assert open_store(spark, tmp_path, path).__enter__().refresh("silver.orders").status == "unchanged"

@@ -8,7 +8,7 @@ from typing import Any
 
 from helpers import rows_of
 from pyspark.sql import DataFrame, Row, SparkSession
-from wares.tables.gold import interactions, product_profiles, sales_daily, user_profiles
+from wares.tables.gold import histories, interactions, product_profiles, sales_daily, user_profiles
 from wares.tables.silver import events, orders, products, promotions, users
 
 
@@ -68,7 +68,13 @@ def test_interactions(spark: SparkSession) -> None:
         promotion("p", "7", 2, 8, "none", "A"),
         promotion("q", "8", 1, 8, "5", "A"),  # another store
     )
-    found = by(interactions.build(silver_orders, silver_events, silver_promotions), "source", "kind", "reference")
+    gold_histories = histories.build(silver_orders)
+    assert {tuple(row) for row in gold_histories.collect()} == {
+        ("s", datetime(2024, 1, 1, 12), datetime(2024, 1, 2, 12)),
+        ("t", datetime(2024, 6, 1), datetime(2024, 6, 1)),
+    }
+    built = interactions.build(silver_orders, silver_events, silver_promotions, gold_histories)
+    found = by(built, "source", "kind", "reference")
     columns = ("user_id", "product_id", "line", "day", "quantity", "value", "on_display", "in_mailer")
     assert {key: tuple(row[name] for name in columns) for key, row in found.items()} == {
         ("s", "purchase", "1"): ("ann", "p", "1", 0, Decimal(2), Decimal("3.5"), True, False),
@@ -117,7 +123,10 @@ def test_user_profiles(spark: SparkSession) -> None:
         {"source": "s", "product_id": "oat"},
         {"source": "t", "product_id": "oat", "category": "WRONG SHOP"},
     )
-    found = by(user_profiles.build(gold_interactions, silver_users, silver_products), "user_id")
+    # The 101st day is the last: 100 whole days and some hours after the first sale.
+    history = {"source": "s", "first_at": datetime(2024, 1, 1), "last_at": datetime(2024, 4, 10, 23)}
+    gold_histories = rows_of(spark, histories.TABLE, history)
+    found = by(user_profiles.build(gold_interactions, silver_users, silver_products, gold_histories), "user_id")
     columns = ("age_band", "country", "home", "orders", "products", "spend", "spend_90d", "currency", "favourite_category")
     assert {user: tuple(row[name] for name in columns) for user, row in found.items()} == {
         "ann": ("25-34", "Malta", None, 3, 2, Decimal("5.4"), Decimal("1.2"), "EUR", "DAIRY"),
@@ -127,43 +136,63 @@ def test_user_profiles(spark: SparkSession) -> None:
     assert (found["ann"]["first_at"], found["ann"]["last_at"]) == (datetime(2024, 1, 1), datetime(2024, 1, 12))
 
 
+FIVE = ("ann", "bob", "cid", "dan", "eve")
+
+
 def test_product_profiles(spark: SparkSession) -> None:
+    """What fewer than five known users bought shows no sales, and no product that nobody described."""
+
+    def bought_by(users: tuple[str, ...], product: str, day: int) -> list[dict[str, Any]]:
+        return [order(f"{product}-{user}", user, product, datetime(2024, 1, day)) for user in users]
+
     silver_orders = rows_of(
         spark,
         orders.TABLE,
-        order("1", "ann", "milk", datetime(2024, 1, 1), 2, "3"),
-        order("2", "ann", "milk", datetime(2024, 1, 2), 1, "1"),
-        order("3", None, "milk", datetime(2024, 1, 3), 3, "4", currency="GBP"),
-        order("4", "bob", "milk", datetime(2024, 1, 4), -1, "-1", kind="return"),
-        order("5", "bob", "new", datetime(2024, 1, 1), 0, "0"),
+        *bought_by(FIVE, "milk", 1),
+        order("2", "ann", "milk", datetime(2024, 1, 2), 2, "3.5"),
+        order("3", None, "milk", datetime(2024, 1, 3), 3, "4", currency="GBP"),  # a guest counts as sales, not as a buyer
+        order("4", "fay", "milk", datetime(2024, 1, 4), -1, "-1", kind="return"),
+        *bought_by(FIVE[:4], "rye", 5),
+        order("5", "ann", "rye", datetime(2024, 1, 5)),
+        order("6", None, "rye", datetime(2024, 1, 5)),
+        *bought_by(FIVE, "new", 6),
+        *bought_by(FIVE[:4], "rare", 6),
     )
     silver_products = rows_of(
         spark,
         products.TABLE,
         {"source": "s", "product_id": "milk", "name": "Milk", "category": "DAIRY", "is_offered": True},
+        {"source": "s", "product_id": "rye", "name": "Rye", "category": "BREAD", "is_offered": True},
         {"source": "s", "product_id": "post", "name": "Postage", "is_offered": False},
     )
     found = by(product_profiles.build(silver_orders, silver_products), "product_id")
     columns = ("name", "category", "is_offered", "buyers", "orders", "units", "revenue", "price", "currency", "last_at")
+    withheld = (None,) * 7
     assert {product: tuple(row[name] for name in columns) for product, row in found.items()} == {
-        "milk": ("Milk", "DAIRY", True, 1, 3, Decimal(6), Decimal(8), Decimal("1.3333"), "GBP", datetime(2024, 1, 3)),
-        "new": (None, None, True, 1, 1, Decimal(0), Decimal(0), None, "EUR", datetime(2024, 1, 1)),
-        "post": ("Postage", None, False, 0, 0, Decimal(0), Decimal(0), None, None, None),
+        "milk": ("Milk", "DAIRY", True, 5, 7, Decimal(10), Decimal("12.5"), Decimal("1.25"), "GBP", datetime(2024, 1, 3)),
+        "rye": ("Rye", "BREAD", True, *withheld),
+        "post": ("Postage", None, False, *withheld),
+        "new": (None, None, True, 5, 5, Decimal(5), Decimal(5), Decimal(1), "EUR", datetime(2024, 1, 6)),
     }
 
 
 def test_sales_daily(spark: SparkSession) -> None:
-    new_year, next_day = datetime(2024, 1, 1, 9), datetime(2024, 1, 2, 9)
+    """A day needs five known users in all, and each number five of its own."""
+    days = [datetime(2024, 1, day, 9) for day in (1, 2, 3)]
     silver_orders = rows_of(
         spark,
         orders.TABLE,
-        order("1", "ann", "milk", new_year, 2, "3", line="1"),
-        order("1", "ann", "cream", new_year, 1, "2", line="2"),
-        order("2", None, "milk", new_year, 1, "1.5"),
-        order("3", "bob", "milk", new_year, -1, "-1.5", kind="return"),
-        order("4", "bob", "post", new_year, 1, "18", kind="fee"),
-        order("5", "bob", "milk", new_year, 1, "1.4", currency="GBP"),
-        order("6", "ann", "milk", next_day, 1, "1.5"),
+        *(order(f"1-{user}", user, "milk", days[0], 2, "3", line="1") for user in FIVE),
+        order("1-ann", "ann", "cream", days[0], 1, "2", line="2"),
+        order("2", None, "milk", days[0], 1, "1.5"),
+        *(order(f"3-{user}", user, "milk", days[0], -1, "-1.5", kind="return") for user in FIVE[:4]),
+        *(order(f"4-{user}", user, "post", days[0], 1, "18", kind="fee") for user in FIVE),
+        *(order(f"5-{user}", user, "milk", days[0], 1, "1.4", currency="GBP") for user in FIVE[1:]),
+        order("5", None, "milk", days[0], 1, "1.4", currency="GBP"),
+        *(order(f"6-{user}", user, "milk", days[1]) for user in FIVE[:4]),
+        order("6-ann-again", "ann", "cream", days[1]),
+        *(order(f"7-{user}", user, "milk", days[2]) for user in FIVE[:2]),
+        *(order(f"8-{user}", user, "milk", days[2], -1, "-1", kind="return") for user in FIVE[2:]),
     )
     silver_products = rows_of(
         spark,
@@ -175,8 +204,7 @@ def test_sales_daily(spark: SparkSession) -> None:
     found = by(sales_daily.build(silver_orders, silver_products), "ordered_on", "category", "currency")
     columns = ("source", "orders", "buyers", "units", "revenue", "returns", "fees")
     assert {key: tuple(row[name] for name in columns) for key, row in found.items()} == {
-        (date(2024, 1, 1), "DAIRY", "EUR"): ("s", 2, 1, Decimal(4), Decimal("6.5"), Decimal("-1.5"), Decimal(0)),
-        (date(2024, 1, 1), "unknown", "EUR"): ("s", 0, 0, Decimal(0), Decimal(0), Decimal(0), Decimal(18)),
-        (date(2024, 1, 1), "DAIRY", "GBP"): ("s", 1, 1, Decimal(1), Decimal("1.4"), Decimal(0), Decimal(0)),
-        (date(2024, 1, 2), "DAIRY", "EUR"): ("s", 1, 1, Decimal(1), Decimal("1.5"), Decimal(0), Decimal(0)),
+        (date(2024, 1, 1), "DAIRY", "EUR"): ("s", 6, 5, Decimal(12), Decimal("18.5"), None, None),
+        (date(2024, 1, 1), "unknown", "EUR"): ("s", None, None, None, None, None, Decimal(90)),
+        (date(2024, 1, 3), "DAIRY", "EUR"): ("s", None, None, None, None, None, None),
     }

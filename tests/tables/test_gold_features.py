@@ -40,6 +40,13 @@ def interactions(spark: SparkSession, *rows: tuple[str, str, int, str]) -> DataF
     return spark.createDataFrame(made, INTERACTIONS)
 
 
+def history(spark: SparkSession, last_day: int) -> DataFrame:
+    """A source whose last sale is so many whole days, and an hour, after its first."""
+    first = START + timedelta(hours=1)
+    last = first + timedelta(days=last_day, hours=1)
+    return spark.createDataFrame([("shop", first, last)], "source string, first_at timestamp, last_at timestamp")
+
+
 def at(spark: SparkSession, day: int, role: str = "train", span: int = 28) -> DataFrame:
     return spark.createDataFrame([("shop", START + timedelta(days=day), role, day, span)], MOMENTS)
 
@@ -74,7 +81,7 @@ def rows(frame: DataFrame, *columns: str) -> list[tuple[Any, ...]]:
 
 
 def test_moments_of_a_long_source(spark: SparkSession) -> None:
-    built = moments.build(interactions(spark, ("ann", "milk", 0, "a"), ("ann", "milk", 364, "b")))
+    built = moments.build(history(spark, 364))
     assert sorted((row.day, row.role, row.span) for row in built.collect()) == [
         (197, "train", 28),
         (225, "train", 28),
@@ -89,7 +96,7 @@ def test_moments_of_a_long_source(spark: SparkSession) -> None:
 
 
 def test_moments_of_a_short_source(spark: SparkSession) -> None:
-    built = moments.build(interactions(spark, ("ann", "milk", 0, "a"), ("ann", "milk", 19, "b")))
+    built = moments.build(history(spark, 19))
     assert sorted((row.day, row.role, row.span) for row in built.collect()) == [
         (5, "train", 5),
         (10, "validation", 5),
