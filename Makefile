@@ -5,17 +5,26 @@ UV_VERSION := 0.13.9
 DEMO_LAKE ?= lake
 export PYTHONPATH := $(CURDIR)/lib
 
-.PHONY: help demo test notebooks lint setup lock clean
+.PHONY: help demo test proofs bench-lake faults notebooks lint setup lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 demo: setup  ## Run the whole way on Complete Journey, into ./lake (DEMO_LAKE=DIR for another place)
 	./spark-submit.sh jobs/suite.py --source completejourney --set lake.root=$(DEMO_LAKE)
 
 test: setup  ## Run all tests
 	.venv/bin/python -m pytest
+
+proofs: setup  ## Run the proofs on many random cases: lineage, flow, cutting by key, refresh by change
+	.venv/bin/python -m pytest -m slow
+
+bench-lake: setup  ## Measure what the lake costs, beside its goals (BENCH="--copies 10" for ten times as many rows)
+	PYTHONPATH=lib:tests/bench .venv/bin/python tests/bench/bench_lake.py $(BENCH)
+
+faults: setup  ## Kill runs and fill disks at random, and compare the tables (FAULTS="--seed 7 --runs 200" for others)
+	PYTHONPATH=lib:tests:tests/lake .venv/bin/python tests/faults/faults.py $(FAULTS)
 
 notebooks: setup  ## Write notebooks/*.ipynb, for Jupyter
 	.venv/bin/python notebooks/to_jupyter.py $(wildcard notebooks/[0-9]*.py)

@@ -1,0 +1,156 @@
+"""Faults injected for real: `make faults`, or with another seed and number `make faults FAULTS="--seed 7 --runs 200"`.
+
+A shop delivers files; a run takes them into bronze, silver and gold, and now and then does the upkeep. At a random moment
+of each run a fault strikes: the driver with its JVM is killed, or no file can grow beyond some bytes for a while, as on a
+full disk. Then the run is started again, undisturbed, until it succeeds. In the end every table, with the rows that it
+left out, must hold what a lake holds that was made of the same files in one undisturbed run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+from deliveries import declare, deliver
+
+HERE = Path(__file__).resolve().parent
+LONGEST = 300.0
+"""Seconds after which a run counts as hanging."""
+
+
+class Victim:
+    """The process that takes in what was delivered; it is started again if it was killed."""
+
+    def __init__(self, root: Path, source: str) -> None:
+        self._command = [sys.executable, str(HERE / "victim.py"), str(root), source]
+        self._process: subprocess.Popen[str] | None = None
+
+    def tell(self, words: str) -> None:
+        """Tell it what to do."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+            )
+            if self._answer() != "ready":
+                raise SystemExit("a run could not be started")
+        print(words, file=self._process.stdin, flush=True)
+
+    def answer(self) -> str:
+        """What became of it: `done`, `failed: why`, or `killed`."""
+        return self._answer() or "killed"
+
+    def _answer(self) -> str:
+        late = threading.Timer(LONGEST, self.kill)
+        late.start()
+        try:
+            return next((line.strip() for line in self._process.stdout if line.startswith(("ready", "done", "failed"))), "")
+        finally:
+            late.cancel()
+
+    def kill(self) -> None:
+        """Kill the driver, its JVM and all that they started, at once."""
+        if self._process and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def limit_files(self, size: int) -> None:
+        """Let no file of the JVM grow beyond so many bytes; RLIM_INFINITY lifts that."""
+        for pid in _java_below(self._process.pid):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def _java_below(group: int) -> list[int]:
+    """The Java processes of a process group."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                if os.getpgid(int(process.name)) == group and b"java" in (process / "cmdline").read_bytes().split(b"\0")[0]:
+                    found.append(int(process.name))
+            except OSError:
+                continue
+    return found
+
+
+def strike(victim: Victim, kind: str, chance: random.Random, usual: float) -> None:
+    """Inject a fault at a random moment of a run that usually takes so many seconds."""
+    time.sleep(chance.uniform(0, usual))
+    if kind == "kill":
+        victim.kill()
+    else:
+        victim.limit_files(chance.choice([0, 200, 2_000]))
+        time.sleep(chance.uniform(0.2, 3))
+        victim.limit_files(resource.RLIM_INFINITY)
+
+
+def main() -> int:
+    """Run all faults; returns 1 if the tables differ in the end."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--runs", type=int, default=100, help="how many runs are disturbed (default: 100)")
+    chosen = options.parse_args()
+    chance, ends = random.Random(chosen.seed), Counter()
+    with tempfile.TemporaryDirectory(prefix="wares-faults-") as name:
+        folder = Path(name)
+        source = declare(folder)
+        victim, usual = Victim(folder / "disturbed", source), 30.0
+        for number in range(chosen.runs):
+            deliver(folder, number, chance)
+            words, kind = ("maintain" if number % 5 == 4 else "run"), chance.choice(["kill", "full disk", "full disk"])
+            if words == "maintain":
+                victim.tell("run")
+                victim.answer()
+            victim.tell(words)
+            started = time.monotonic()
+            thread = threading.Thread(target=strike, args=(victim, kind, chance, usual))
+            thread.start()
+            end = victim.answer()
+            thread.join()
+            if end == "done" and words == "run":
+                usual = 0.7 * usual + 0.3 * (time.monotonic() - started)
+            ends[f"{kind}: {end.partition(':')[0]}"] += 1
+            tries = 0
+            while True:
+                victim.tell("run")
+                if victim.answer() == "done":
+                    break
+                tries += 1
+                if tries > 3:
+                    raise SystemExit(f"fault {number + 1} ({kind}, seed {chosen.seed}): it does not recover")
+            print(f"  {number + 1} of {chosen.runs}: {kind}, {end}; recovered", flush=True)
+        undisturbed = Victim(folder / "undisturbed", source)
+        shown = []
+        for each, lake in ((undisturbed, "undisturbed"), (victim, "disturbed")):
+            for words in ("run", f"show {folder / lake}.txt"):
+                each.tell(words)
+                if (said := each.answer()) != "done":
+                    raise SystemExit(f"{lake}: {said}")
+            each.kill()
+            shown.append(json.loads((folder / f"{lake}.txt").read_text(encoding="utf-8")))
+        different = sorted(name for name in shown[0] if shown[0][name] != shown[1][name])
+        rows = sum(map(len, shown[0].values()))
+    print(f"{chosen.runs} faults, seed {chosen.seed}: {', '.join(f'{count} {end}' for end, count in sorted(ends.items()))}")
+    print(
+        f"{len(shown[0])} tables, {rows:,} rows: " + (f"DIFFERENT in {', '.join(different)}" if different else "equal to the row")
+    )
+    return int(bool(different))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""The run that is killed: takes in what a shop has delivered, each time that it is told to. `victim.py LAKE SOURCE`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from deliveries import LENIENT, contents, take_in
+from helpers import open_store
+from wares.errors import WaresError
+from wares.lake.session import open_session
+from wares.settings import Settings
+
+
+def main(root: Path, source: str) -> None:
+    """Read a word a line: `run`, `maintain`, or `show FILE`; answer `done` or `failed: why`."""
+    settings = Settings.model_validate({"spark": {"master": "local[2]", "driver_memory": "2g", "shuffle_partitions": 2}})
+    spark = open_session(settings, "victim")
+    print("ready", flush=True)
+    for line in sys.stdin:
+        word, _, place = line.strip().partition(" ")
+        try:
+            with open_store(spark, root, source, tables=LENIENT) as store:
+                if word == "run":
+                    take_in(store, source)
+                elif word == "maintain":
+                    store.maintain_all(lambda done: None)
+                else:
+                    bronze = {name: store.read(name).drop("_arrived") for name in store.bronze_tables()}
+                    rows = contents(store) | {name: sorted(map(str, frame.collect())) for name, frame in bronze.items()}
+                    Path(place).write_text(json.dumps(rows), encoding="utf-8")
+            print("done", flush=True)
+        except Exception as error:
+            said = str(error).splitlines()[0] if isinstance(error, WaresError) else type(error).__name__
+            print(f"failed: {said}", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
