@@ -75,7 +75,7 @@ def test_every_job_has_help_from_any_directory(tmp_path: Path) -> None:
 def test_the_script_passes_the_exit_code_on(tmp_path: Path) -> None:
     ended = submit(tmp_path, "jobs/silver.py", "--set", "lake.rot=x")
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("error: conf/local.yaml does not fit.")
+    assert ended.stderr.startswith("error: conf/local.yaml with --set does not fit.")
 
 
 def test_a_job_that_does_not_exist(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def load_settings(path: str | Path = "conf/local.yaml", overrides: list[str] | N
                     do=f"'{parent}' holds a value, not a group of settings",
                 )
         place[last] = yaml.safe_load(value)
-    return validate(Settings, data, str(path))
+    return validate(Settings, data, f"{path} with --set" if overrides else str(path))
 
 
 def find_file(path: str | Path) -> Path:
@@ -165,5 +165,7 @@ def validate(model: type[Model], data: dict[str, Any], path: str) -> Model:
             found = "" if silent else f" (found {problem['input']!r})"
             lines.append(f"{key}: {'unknown key' if problem['type'] == 'extra_forbidden' else problem['msg']}{found}")
         raise SettingsError(
-            f"{path} does not fit.", found="; ".join(lines), do="see the settings in README.md, or run with --help"
+            f"{path} does not fit.",
+            found="; ".join(lines),
+            do="see the settings in README.md" if model is Settings else "compare it with the files of its kind in conf/",
         ) from None
