@@ -37,6 +37,8 @@ PLACE = (
 """What a silver table has beside its declared columns."""
 
 RUN = "_run"
+WARNED = "warned "
+"""Begins the name of the count of rows that a warning is about."""
 KEYS_A_PARTITION = 500_000
 """How many keys are compared with each other at a time, so that they fit in memory."""
 
@@ -151,34 +153,37 @@ class Counted:
     """
 
     def __init__(self, file: TableFile, rows: DataFrame) -> None:
-        self._file = file
         self._all, self._kept = Observation(), Observation()
-        self._warnings = {check.name: _breaks(check) for check in file.table.checks if check.severity == "warn"}
         columns = stored_columns(file)
         # Nothing is pruned below an observation: the raw row would be turned into JSON for every row that is kept.
-        counted = rows.select(*(column.name for column in columns), VIOLATIONS).observe(
-            self._all,
-            count(lit(1)).alias("rows_in"),
-            count_if(is_rejected()).alias("rejected"),
-            *(count_if(broken).alias(f"warn {name}") for name, broken in self._warnings.items()),
-        )
-        kept = with_labels(counted.where(~is_rejected()), columns)
-        self.kept = observe_content(kept, self._kept)
+        counted = rows.select(*(column.name for column in columns), VIOLATIONS).observe(self._all, *_tallies(file))
+        self.kept = observe_content(with_labels(counted.where(~is_rejected()), columns), self._kept)
 
     def counts(self) -> Counts:
         """The counts, once `kept` has been written."""
-        rows, kept = self._all.get, self._kept.get
-        hits = {name: rows[f"warn {name}"] for name in self._warnings if rows[f"warn {name}"]}
-        return Counts(rows["rows_in"], kept["rows"], rows["rejected"], content_of(kept), hits)
+        kept = self._kept.get
+        return _counts_of(self._all.get, kept["rows"], content_of(kept))
 
 
 def count_rows(file: TableFile, rows: DataFrame) -> Counts:
     """Count checked rows that are few and kept for a while."""
-    warnings = {check.name: _breaks(check) for check in file.table.checks if check.severity == "warn"}
-    counts = [count(lit(1)).alias("rows_in"), count_if(is_rejected()).alias("rejected")]
-    row = rows.agg(*counts, *(count_if(broken).alias(f"warn {name}") for name, broken in warnings.items())).collect()[0]
-    hits = {name: row[f"warn {name}"] for name in warnings if row[f"warn {name}"]}
-    return Counts(row["rows_in"], row["rows_in"] - row["rejected"], row["rejected"], "", hits)
+    tallied = rows.agg(*_tallies(file)).collect()[0].asDict()
+    return _counts_of(tallied, tallied["rows_in"] - tallied["rejected"], "")
+
+
+def _tallies(file: TableFile) -> list[SparkColumn]:
+    """What is counted of checked rows: all, the rejected, and those that each warning is about."""
+    warnings = [check for check in file.table.checks if check.severity == "warn"]
+    return [
+        count(lit(1)).alias("rows_in"),
+        count_if(is_rejected()).alias("rejected"),
+        *(count_if(_breaks(check)).alias(f"{WARNED}{check.name}") for check in warnings),
+    ]
+
+
+def _counts_of(tallied: dict[str, int], kept: int, content: str) -> Counts:
+    hits = {name.removeprefix(WARNED): rows for name, rows in tallied.items() if name.startswith(WARNED) and rows}
+    return Counts(tallied["rows_in"], kept, tallied["rejected"], content, hits)
 
 
 def observe_content(rows: DataFrame, observation: Observation) -> DataFrame:

@@ -334,7 +334,7 @@ class Lake:
 
 class Write:
     """A write in two steps. It follows the version at which it began: if somebody else commits to the table in between, its
-    own commit is refused, so nothing is ever taken in twice.
+    own commit is refused, so nothing is ever taken in twice. Leaving its `with` block takes away what was not committed.
 
     Attributes:
         version: The version that it follows; None for a new table.
@@ -348,6 +348,12 @@ class Write:
             self._txn, self.version = None, None  # a table of the catalogue is made when its columns are known
         else:
             self._start()
+
+    def __enter__(self) -> Write:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.abandon()
 
     def _start(self) -> None:
         self._log = self._lake._log(self._name)
@@ -430,6 +436,11 @@ class Write:
         described = old.copy(*parts, old.partitionColumns(), old.configuration(), old.createdTime())
         self._txn.updateMetadata(described, False)
         self._actions = _seq(self._lake.spark)
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether there is anything to commit."""
+        return self._actions is not None
 
     def staged(self, schema: StructType) -> DataFrame:
         """What has been staged, read back from its files."""

@@ -270,13 +270,16 @@ class Store:
             WaresError: The write was refused; the table is as it was.
         """
         started = time.monotonic()
-        file, given = self.tables[name], given or {}
-        inputs = self._states(file, given)
+        with self.lake.begin(name) as write, self.lake.begin(twin_name(name)) as beside:
+            outcome = self._refresh(self.tables[name], given or {}, write, beside)
+        return replace(outcome, seconds=time.monotonic() - started)
+
+    def _refresh(self, file: TableFile, given: dict[str, Given], write: Write, beside: Write) -> Outcome:
+        name, inputs = file.name, self._states(file, given)
         code = sha256(file.code.encode()).hexdigest()[:16]
-        write = self.lake.begin(name)
         mark = self.meta.mark(name) if write.version is not None else None
         if mark and (mark.fingerprint, mark.inputs) == (code, inputs):
-            return Outcome(name, "unchanged", mark.version, mark.account, seconds=time.monotonic() - started)
+            return Outcome(name, "unchanged", mark.version, mark.account)
         values = {parameter: value.value for parameter, value in given.items()}
         build = _Build(file, inputs, code, values, write.version)
         rows = shaped(file, self._built(build))
@@ -284,10 +287,11 @@ class Store:
         lineage = self._traced(file, rows)
         keyed = self._keyed(file, inputs, rows)
         change, why = self._change(build, keyed, lineage, mark) if mark else (None, "")
-        written = (
-            self._write_change(build, mark, change) if mark and change else self._write_all(build, write, mark, rows, lowered)
-        )
-        outcome = replace(written.outcome, why=why, seconds=time.monotonic() - started)
+        if mark and change:
+            written = self._write_change(build, beside, mark, change)
+        else:
+            written = self._write_all(build, write, beside, mark, rows, lowered)
+        outcome = replace(written.outcome, why=why)
         self.meta.remember(name, written.mark)
         if outcome.status != "unchanged":
             self.meta.add_lineage(name, outcome.version, lineage)
@@ -522,39 +526,35 @@ class Store:
         return next((column.label for column in PLACE if column.name == ref.column), CLOSED)
 
     def _write_all(
-        self, build: _Build, write: Write, mark: Mark | None, rows: DataFrame, lowered: list[dict[str, str]]
+        self, build: _Build, write: Write, beside: Write, mark: Mark | None, rows: DataFrame, lowered: list[dict[str, str]]
     ) -> _Written:
         """Write the rows of a build as the whole of a table, unless it holds just these already."""
         file = build.file
         rows = self._checked(build, rows)
         counted = Counted(file, rows)
-        beside: Write | None = None
-        try:
-            write.stage(counted.kept, "overwrite")
-            counts = counted.counts()
-            if counts.rejected:
-                beside = self._stage_rejected(build, rows, counts)
-            check_share(file, counts)
-            self._merge_repeated(file, write, counted.kept, counts)
-            merged = counts.rows_in - counts.rejected - counts.kept
-            account = Account(counts.rows_in, counts.kept, counts.rejected, merged, counts.content)
-            if mark and self._holds(file, mark, account):
-                for staged in filter(None, (write, beside)):
-                    staged.abandon()
-                account = replace(account, rejects=mark.account.rejects)
-                return _Written(
-                    Outcome(file.name, "unchanged", build.after, account), build.mark(build.after, self.run_id, account)
-                )
-            if beside:
-                account = replace(account, rejects=beside.commit({"of": file.name}).version)
-            version = write.commit({**build.mark(0, self.run_id, account).note(), "lowered": lowered}).version
-        except BaseException:
-            for staged in filter(None, (write, beside)):
-                staged.abandon()
-            raise
+        write.stage(counted.kept, "overwrite")
+        counts = counted.counts()
+        if counts.rejected:
+            rejected = self._rejected_rows(build, rows)
+            beside.stage(rejected, "overwrite")
+            counts.hits |= hits(beside.staged(rejected.schema))
+        check_share(file, counts)
+        self._merge_repeated(file, write, counted.kept, counts)
+        merged = counts.rows_in - counts.rejected - counts.kept
+        account = Account(counts.rows_in, counts.kept, counts.rejected, merged, counts.content)
+        if mark and self._holds(file, mark, account):
+            account = replace(account, rejects=mark.account.rejects)
+            outcome = Outcome(file.name, "unchanged", build.after, account)
+            return _Written(outcome, build.mark(build.after, self.run_id, account))
+        account = replace(account, rejects=self._commit_beside(file, beside))
+        version = write.commit({**build.mark(0, self.run_id, account).note(), "lowered": lowered}).version
         before = mark.account.kept if mark and mark.account else 0
         outcome = Outcome(file.name, "written", version, account, (account.kept, 0, before))
         return _Written(outcome, build.mark(version, self.run_id, account), counts.hits)
+
+    def _commit_beside(self, file: TableFile, beside: Write, before: int | None = None) -> int | None:
+        """Commit what was staged of rejected rows; returns the version of them that counts now, `before` if nothing was."""
+        return beside.commit({"of": file.name}).version if beside.is_staged else before
 
     def _holds(self, file: TableFile, mark: Mark, account: Account) -> bool:
         """Whether a table holds just these rows already, under the same names, types and labels, and nothing was rejected."""
@@ -573,28 +573,20 @@ class Store:
             write.stage_again(observe_content(with_labels(newest(staged, file.table), stored_columns(file)), observation))
             counts.kept, counts.content = observation.get["rows"], content_of(observation.get)
 
-    def _stage_rejected(self, build: _Build, rows: DataFrame, counts: Counts) -> Write:
-        """Stage the rejected rows, and count which rules they break."""
-        write = self.lake.begin(twin_name(build.file.name))
-        rejected = self._rejected_rows(build, rows)
-        write.stage(rejected, "overwrite")
-        counts.hits |= hits(write.staged(rejected.schema))
-        return write
-
     def _rejected_rows(self, build: _Build, rows: DataFrame) -> DataFrame:
         """The rejected among checked rows as they are stored."""
         tables = [self._bronze[name] for name in build.inputs if name in self._bronze] or [build.file.table]
         columns = twin([column.label for table in tables for column in table.columns]).columns
         return with_labels(rejected_rows(build.file, rows, self.run_id), columns)
 
-    def _write_change(self, build: _Build, mark: Mark, change: _Change) -> _Written:
+    def _write_change(self, build: _Build, beside: Write, mark: Mark, change: _Change) -> _Written:
         """Build what a change touches, and merge it into the table."""
         if not change.feeds:
             return _Written(Outcome(build.file.name, "unchanged", build.after, mark.account), build.same(mark, self.run_id))
-        appends = build.file.table.refresh.kind == "append"
-        return self._add_rows(build, mark, change) if appends else self._merge_keys(build, mark, change)
+        write = self._add_rows if build.file.table.refresh.kind == "append" else self._merge_keys
+        return write(build, beside, mark, change)
 
-    def _add_rows(self, build: _Build, mark: Mark, change: _Change) -> _Written:
+    def _add_rows(self, build: _Build, beside: Write, mark: Mark, change: _Change) -> _Written:
         """Build the new raw rows of a silver table; among all rows that share their keys, the newest stays."""
         file, before = build.file, mark.account
         new = {name: feed.drop("_change_type") for name, feed in change.feeds.items()}
@@ -602,9 +594,10 @@ class Store:
         rows = shaped(file, self._built(build, nothing | new))
         with _kept(self._checked(build, rows)) as rows:
             counts = count_rows(file, rows)
-            beside = self._stage_added(build, mark, rows, counts) if counts.rejected else None
+            if counts.rejected:
+                self._stage_added(build, beside, mark, rows, counts)
             check_share(file, counts)
-            rejects = beside.commit({"of": file.name}).version if beside else before.rejects
+            rejects = self._commit_beside(file, beside, before.rejects)
             rows_in, rejected = before.rows_in + counts.rows_in, before.rejected + counts.rejected
             account = Account(rows_in, before.kept, rejected, rows_in - before.kept - rejected, "", rejects)
             after = build.mark(build.after, self.run_id, account)
@@ -623,7 +616,7 @@ class Store:
         outcome = Outcome(file.name, "changed", commit.version, account, commit.changed)
         return _Written(outcome, build.mark(commit.version, self.run_id, account), counts.hits)
 
-    def _merge_keys(self, build: _Build, mark: Mark, change: _Change) -> _Written:
+    def _merge_keys(self, build: _Build, beside: Write, mark: Mark, change: _Change) -> _Written:
         """Build the keys that a change touches, and bring what differs into the table."""
         file, before = build.file, mark.account
         keys = file.table.refresh.keys
@@ -639,8 +632,8 @@ class Store:
                 old = cut(self.read(file.name, build.after), keys, touched)
                 with _kept(differences(old, new, file.table.keys)) as different:
                     changed = count_changes(different)
-                    beside, rejects = self._stage_touched(build, mark, rows, counts, touched)
-                    rejected = beside.commit({"of": file.name}).version if beside else before.rejects
+                    rejects = self._stage_touched(build, beside, mark, rows, counts, touched)
+                    rejected = self._commit_beside(file, beside, before.rejects)
                     kept = before.kept + changed[0] - changed[2]
                     account = Account(kept + rejects, kept, rejects, 0, "" if any(changed) else before.content, rejected)
                     after = build.mark(build.after, self.run_id, account)
@@ -661,25 +654,21 @@ class Store:
         """The rejected rows that belong to an account; None for no table of them."""
         return None if account.rejects is None else self.read(twin_name(name), account.rejects)
 
-    def _stage_added(self, build: _Build, mark: Mark, rows: DataFrame, counts: Counts) -> Write:
+    def _stage_added(self, build: _Build, write: Write, mark: Mark, rows: DataFrame, counts: Counts) -> None:
         """Stage more rejected rows beside those that belong to the mark, and count which rules they break."""
-        name = twin_name(build.file.name)
-        write, rejected = self.lake.begin(name), self._rejected_rows(build, rows)
+        rejected = self._rejected_rows(build, rows)
         counts.hits |= hits(rejected)
         before = self._rejects(build.file.name, mark.account)
         if before is not None and write.version != mark.account.rejects:  # a run died that had written others
             write.stage(before.unionByName(rejected), "overwrite")
         else:
             write.stage(rejected, "append" if write.version is not None and before is not None else "overwrite")
-        return write
 
-    def _stage_touched(
-        self, build: _Build, mark: Mark, rows: DataFrame, counts: Counts, touched: DataFrame
-    ) -> tuple[Write | None, int]:
-        """Stage the rejected rows of touched keys in place of those that belong to the mark; also how many there are in all."""
+    def _stage_touched(self, build: _Build, write: Write, mark: Mark, rows: DataFrame, counts: Counts, touched: DataFrame) -> int:
+        """Stage the rejected rows of touched keys in place of those that belong to the mark; returns how many there are then."""
         before = self._rejects(build.file.name, mark.account)
         if counts.rejected == 0 and (before is None or mark.account.rejected == 0):
-            return None, 0
+            return 0
         rejected = self._rejected_rows(build, rows)
         counts.hits |= hits(rejected)
         if before is not None:
@@ -688,9 +677,9 @@ class Store:
             untouched = before.withColumns({f"_{key}": built[key] for key in keys})
             others = untouched.join(cut(untouched, tuple(f"_{key}" for key in keys), touched).select(RAW), RAW, "left_anti")
             rejected = others.select(*rejected.columns).unionByName(rejected)
-        write, observation = self.lake.begin(twin_name(build.file.name)), Observation()
+        observation = Observation()
         write.stage(observe_content(rejected, observation), "overwrite")
-        return write, observation.get["rows"]
+        return observation.get["rows"]
 
 
 @dataclass(frozen=True)

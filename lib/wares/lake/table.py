@@ -68,6 +68,11 @@ class Through:
     on: str
 
 
+def same(*columns: str) -> str:
+    """The condition of a `Through` whose two rows share these columns."""
+    return " AND ".join(f"found.{column} = changed.{column}" for column in columns)
+
+
 @dataclass(frozen=True)
 class Refresh:
     """How a table follows its inputs: `by_key`, `append` or `full`."""

@@ -4,13 +4,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql.functions import bool_or, broadcast, coalesce, col, lit
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, FINANCIAL, IDENTIFIER, INTERNAL, PUBLIC
-from wares.lake.table import Column, Table, Through, by_key
+from wares.lake.table import Column, Table, Through, by_key, same
 from wares.tables.gold.histories import day_of
 
-PROMOTED = """
-    found.source = changed.source AND found.product_id = changed.product_id AND found.store_id = changed.store_id
-    AND found.ordered_on BETWEEN changed.starts_on AND changed.ends_on
-"""
+PROMOTED = f"{same('source', 'product_id', 'store_id')} AND found.ordered_on BETWEEN changed.starts_on AND changed.ends_on"
 """Which order lines a promotion has to do with."""
 
 TABLE = Table(

@@ -6,9 +6,8 @@ from pyspark.sql.functions import coalesce, col, lit, when
 
 from wares.lake.declassify import AtLeast
 from wares.lake.labels import INTERNAL, PUBLIC
-from wares.lake.table import Column, Table, Through, by_key
+from wares.lake.table import Column, Table, Through, by_key, same
 
-SAME_PRODUCT = "found.source = changed.source AND found.product_id = changed.product_id"
 MANY = AtLeast("user_id", "sums over several users of a day, and days on which several users bought")
 
 TABLE = Table(
@@ -27,7 +26,7 @@ TABLE = Table(
         Column("returns", "decimal(18,4)", INTERNAL, "What returns took back, zero or less; null as `orders`.", MANY),
         Column("fees", "decimal(18,4)", INTERNAL, "Postage, charges and discounts; null as `orders`.", MANY),
     ),
-    refresh=by_key("source", "ordered_on", through={"silver.products": Through("silver.orders", SAME_PRODUCT)}),
+    refresh=by_key("source", "ordered_on", through={"silver.products": Through("silver.orders", same("source", "product_id"))}),
 )
 
 

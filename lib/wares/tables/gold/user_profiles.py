@@ -4,10 +4,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql.functions import broadcast, coalesce, col, count_distinct, lit, max, max_by, min, struct, sum, when
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, DEMOGRAPHIC, FINANCIAL, IDENTIFIER, INTERNAL, LOCATION
-from wares.lake.table import Column, Table, Through, by_key
+from wares.lake.table import Column, Table, Through, by_key, same
 from wares.tables.gold.histories import day_of
-
-SAME_PRODUCT = "found.source = changed.source AND found.product_id = changed.product_id"
 
 TABLE = Table(
     keys=("source", "user_id"),
@@ -36,7 +34,7 @@ TABLE = Table(
             "The product category bought in the most orders; ties by name.",
         ),
     ),
-    refresh=by_key("source", "user_id", through={"silver.products": Through("gold.interactions", SAME_PRODUCT)}),
+    refresh=by_key("source", "user_id", through={"silver.products": Through("gold.interactions", same("source", "product_id"))}),
 )
 
 
