@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructField, StructType
 from wares.lake.registry import TableFile
 from wares.lake.store import Store
@@ -77,4 +79,11 @@ def rows_of(spark: SparkSession, table: Table, *rows: dict[str, Any], extra: str
     schema = StructType([StructField(field.name, field.dataType) for field in fields])
     unknown = {name for row in rows for name in row} - set(schema.names)
     assert not unknown, f"rows with unknown columns {unknown}"
-    return spark.createDataFrame([tuple(row.get(name) for name in schema.names) for row in rows], schema)
+    return frame_of(spark, [tuple(row.get(name) for name in schema.names) for row in rows], schema)
+
+
+def frame_of(spark: SparkSession, rows: list[tuple[Any, ...]], schema: StructType | str) -> DataFrame:
+    """Hand-written rows by way of Arrow: as a list they would go through a Python process each time that they are read."""
+    schema = StructType.fromDDL(schema) if isinstance(schema, str) else schema
+    made = [dict(zip(schema.names, row, strict=True)) for row in rows]
+    return spark.createDataFrame(pa.Table.from_pylist(made, to_arrow_schema(schema)), schema)

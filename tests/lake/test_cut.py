@@ -10,6 +10,7 @@ from operator import and_, or_
 from typing import Any
 
 import pytest
+from helpers import frame_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -54,7 +55,7 @@ def frames(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Fra
     folder = tmp_path_factory.mktemp("cut")
     found = {}
     for name, columns in TABLES.items():
-        spark.createDataFrame([], columns).write.parquet(f"{folder}/{name}")
+        frame_of(spark, [], columns).write.parquet(f"{folder}/{name}")
         found[name] = spark.read.parquet(f"{folder}/{name}").alias(relation_alias(f"silver.{name}", 1, TOKEN))
         found[name].createOrReplaceTempView(f"cut_{name}")
     return found
@@ -466,7 +467,7 @@ def tables(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Fra
     }.items():
         session.conf.set(name, value)
     for name, (columns, data) in rows.items():
-        spark.createDataFrame(data, columns).coalesce(1).write.parquet(f"{folder}/{name}")
+        frame_of(spark, data, columns).coalesce(1).write.parquet(f"{folder}/{name}")
     return {name: session.read.parquet(f"{folder}/{name}").alias(relation_alias(name, 1, TOKEN)) for name in rows}
 
 

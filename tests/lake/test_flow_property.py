@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from helpers import frame_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import Column as Expression
@@ -63,7 +64,7 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
     def written(name: str, pay: list[Any], names: list[Any]) -> DataFrame:
         rows = [(str(n), f"city {n % 2}", None if n == 3 else str(n % 3), pay[n], names[n]) for n in range(6)]
-        spark.createDataFrame(rows, ", ".join(f"{column} string" for column in (*OPEN, *CLOSED))).write.format("delta").save(
+        frame_of(spark, rows, ", ".join(f"{column} string" for column in (*OPEN, *CLOSED))).write.format("delta").save(
             str(folder / name)
         )
         return spark.read.format("delta").load(str(folder / name))
@@ -245,7 +246,7 @@ days = st.one_of(st.none(), st.dates(date(1900, 1, 1), date(2099, 12, 31)))
 @given(st.lists(st.tuples(texts, numbers, days), min_size=40, max_size=40))
 def test_what_is_left_of_a_value(spark: SparkSession, rows: list[tuple[str | None, int | None, date | None]]) -> None:
     mask, prefix, band, quarter = Mask(3, "why"), Prefix(2, "why"), Band(250, "why"), Band("quarter", "why")
-    frame = spark.createDataFrame(rows, "text string, number int, day date")
+    frame = frame_of(spark, rows, "text string, number int, day date")
     found = frame.select(mask("text"), prefix("text"), band("number"), quarter("day")).collect()
     assert [tuple(row) for row in found] == [
         (
@@ -266,7 +267,7 @@ def test_what_is_left_of_a_value(spark: SparkSession, rows: list[tuple[str | Non
 )
 def test_numbers_about_at_least_five_people(spark: SparkSession, rows: list[tuple[str, str | None, int | None]]) -> None:
     many = AtLeast("person", "why")
-    frame = spark.createDataFrame(rows, "key string, person string, number int")
+    frame = frame_of(spark, rows, "key string, person string, number int")
     high = when(col("number") > 0, col("number"))
     numbers = {"sum": many.sum("number"), "high": many.sum(high), "count": many.count("number"), "mean": many.mean("number")}
     found = many.groups(frame, ["key"], *(number.alias(name) for name, number in numbers.items())).collect()

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
+from helpers import frame_of
 from pyspark.sql import Column as Expression
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -124,11 +125,9 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lake:
         "number int, team string, city string, customer string, visit string, phone string, postcode string, born date, "
         "income decimal(18,4), secret string"
     )
-    spark.createDataFrame(people, columns).write.format("delta").save(str(folder / "people"))
+    frame_of(spark, people, columns).write.format("delta").save(str(folder / "people"))
     cities = [(f"city {n}", n * 1000, Decimal(n)) for n in range(3)]
-    spark.createDataFrame(cities, "city string, size int, income decimal(18,4)").write.format("delta").save(
-        str(folder / "cities")
-    )
+    frame_of(spark, cities, "city string, size int, income decimal(18,4)").write.format("delta").save(str(folder / "cities"))
     return Lake(spark, folder, Leaves())
 
 

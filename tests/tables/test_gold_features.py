@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from helpers import frame_of
 from pyspark.sql import DataFrame, SparkSession
 from wares.tables.gold import examples, moments, pair_features, product_features, type_features, user_features
 
@@ -37,18 +38,18 @@ def interactions(spark: SparkSession, *rows: tuple[str, str, int, str]) -> DataF
         )
         for user, product, day, basket in rows
     ]
-    return spark.createDataFrame(made, INTERACTIONS)
+    return frame_of(spark, made, INTERACTIONS)
 
 
 def history(spark: SparkSession, last_day: int) -> DataFrame:
     """A source whose last sale is so many whole days, and an hour, after its first."""
     first = START + timedelta(hours=1)
     last = first + timedelta(days=last_day, hours=1)
-    return spark.createDataFrame([("shop", first, last)], "source string, first_at timestamp, last_at timestamp")
+    return frame_of(spark, [("shop", first, last)], "source string, first_at timestamp, last_at timestamp")
 
 
 def at(spark: SparkSession, day: int, role: str = "train", span: int = 28) -> DataFrame:
-    return spark.createDataFrame([("shop", START + timedelta(days=day), role, day, span)], MOMENTS)
+    return frame_of(spark, [("shop", START + timedelta(days=day), role, day, span)], MOMENTS)
 
 
 def products(spark: SparkSession) -> DataFrame:
@@ -57,7 +58,8 @@ def products(spark: SparkSession) -> DataFrame:
         ("shop", "oat milk", True, "Mill", "Food", "Dairy", "Milk"),
         ("shop", "bag", False, None, None, None, None),
     ]
-    return spark.createDataFrame(
+    return frame_of(
+        spark,
         rows,
         "source string, product_id string, is_offered boolean, brand string, department string, category string, type string",
     )
@@ -65,7 +67,8 @@ def products(spark: SparkSession) -> DataFrame:
 
 def users(spark: SparkSession) -> DataFrame:
     rows = [("shop", "ann", "25-34", None, None, None, None), ("shop", "eve", "45-54", None, None, None, None)]
-    return spark.createDataFrame(
+    return frame_of(
+        spark,
         rows,
         "source string, user_id string, age_band string, income_band string, household string, children string, country string",
     )
@@ -73,7 +76,7 @@ def users(spark: SparkSession) -> DataFrame:
 
 def kept(frame: DataFrame) -> DataFrame:
     """The same rows as plain data, so that a table made of tables does not carry all their plans."""
-    return frame.sparkSession.createDataFrame(frame.collect(), frame.schema)
+    return frame_of(frame.sparkSession, frame.collect(), frame.schema)
 
 
 def rows(frame: DataFrame, *columns: str) -> list[tuple[Any, ...]]:

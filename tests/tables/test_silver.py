@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from chispa import assert_df_equality
-from helpers import rows_of
+from helpers import frame_of, rows_of
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import array, array_compact, expr, lit, when
 from wares.lake.table import Table
@@ -55,7 +55,7 @@ def test_orders_fill_in_what_a_source_leaves_out(spark: SparkSession) -> None:
         ("e", date(2017, 1, 2), "sale", None, Decimal("0.0000")),  # no price can be told from nothing for nothing
         ("f", date(2017, 1, 2), "sale", None, Decimal("5.0000")),
     ]
-    assert_df_equality(built, spark.createDataFrame(expected, built.schema), ignore_row_order=True, ignore_nullable=True)
+    assert_df_equality(built, frame_of(spark, expected, built.schema), ignore_row_order=True, ignore_nullable=True)
 
 
 def test_orders_rules(spark: SparkSession) -> None:
