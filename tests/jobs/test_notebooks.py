@@ -28,6 +28,7 @@ def test_as_a_script(
     assert "wares_corner@1" in shown  # a list
 
 
+@pytest.mark.slow  # a second session, for what the first test shows of the same code
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_in_jupyter(notebook: Path, first_run: SuiteRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WARES_LAKE", str(first_run.lake))
