@@ -25,6 +25,7 @@ from pathlib import Path
 
 import bare
 import big_shop
+import psutil
 from pyspark.sql import SparkSession
 from wares.lake.checks import repeated_keys
 from wares.lake.delta import Lake
@@ -60,8 +61,8 @@ class Figure:
 
 def cpu_seconds(spark: SparkSession) -> float:
     """CPU seconds that the JVM has used so far."""
-    bean = spark._jvm.java.lang.management.ManagementFactory.getPlatformMXBean
-    return bean(spark._jvm.java.lang.Class.forName("com.sun.management.OperatingSystemMXBean")).getProcessCpuTime() / 1e9
+    used = psutil.Process(spark._jvm.java.lang.ProcessHandle.current().pid()).cpu_times()
+    return used.user + used.system
 
 
 @contextmanager

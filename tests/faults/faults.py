@@ -1,30 +1,37 @@
 """Faults injected for real: `make faults`, or with another seed and number `make faults FAULTS="--seed 7 --runs 200"`.
 
 A shop delivers files; a run takes them into bronze, silver and gold, and now and then does the upkeep. At a random moment
-of each run a fault strikes: the driver with its JVM is killed, or no file can grow beyond some bytes for a while, as on a
-full disk. Then the run is started again, undisturbed, until it succeeds. In the end every table, with the rows that it
-left out, must hold what a lake holds that was made of the same files in one undisturbed run.
+of each run a fault strikes: the driver is killed, or the worker that does Spark's work is; or for a while no file can grow
+beyond some bytes, as on a full disk, or nothing in the lake may be made or deleted. Then the run is started again,
+undisturbed, until it succeeds. In the end every table, with the rows that it left out, must hold what a lake holds that was
+made of the same files in one undisturbed run.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import random
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from deliveries import declare, deliver
 
+SET_FLAGS, IMMUTABLE = 0x40086602, 0x10
+"""Linux: the call that sets a file's flags, and the flag of one that nobody changes."""
 HERE = Path(__file__).resolve().parent
+KINDS = ("driver killed", "worker killed", "disk full", "no permission")
 LONGEST = 300.0
 """Seconds after which a run counts as hanging."""
 
@@ -71,32 +78,59 @@ class Victim:
 
     def limit_files(self, size: int) -> None:
         """Let no file of the JVM grow beyond so many bytes; RLIM_INFINITY lifts that."""
-        for pid in _java_below(self._process.pid):
+        for pid in self._java():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
+    def kill_worker(self) -> None:
+        """Kill the process that does Spark's work; Spark starts another."""
+        for pid in self._java(b"CoarseGrainedExecutorBackend"):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
-def _java_below(group: int) -> list[int]:
-    """The Java processes of a process group."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                if os.getpgid(int(process.name)) == group and b"java" in (process / "cmdline").read_bytes().split(b"\0")[0]:
-                    found.append(int(process.name))
-            except OSError:
+    def _java(self, runs: bytes = b"") -> list[int]:
+        """The Java processes below this one, or those of them that run a class."""
+        found = []
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit():
+                with suppress(OSError):
+                    command, group = (process / "cmdline").read_bytes(), os.getpgid(int(process.name))
+                    if group == self._process.pid and b"java" in command.split(b"\0")[0] and runs in command:
+                        found.append(int(process.name))
+        return found
+
+
+def forbid(folder: Path, forbidden: bool) -> None:
+    """Let nothing be made or deleted in any folder below this one, or allow it again.
+
+    Permissions do not stop root, whom only the flag of immutable folders stops.
+    """
+    for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+        with suppress(FileNotFoundError):
+            if os.geteuid():
+                path.chmod(0o555 if forbidden else 0o755)
                 continue
-    return found
+            opened = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.ioctl(opened, SET_FLAGS, struct.pack("i", IMMUTABLE if forbidden else 0))
+            finally:
+                os.close(opened)
 
 
-def strike(victim: Victim, kind: str, chance: random.Random, usual: float) -> None:
+def strike(victim: Victim, lake: Path, kind: str, chance: random.Random, usual: float) -> None:
     """Inject a fault at a random moment of a run that usually takes so many seconds."""
     time.sleep(chance.uniform(0, usual))
-    if kind == "kill":
+    if kind == "driver killed":
         victim.kill()
-    else:
+    elif kind == "worker killed":
+        victim.kill_worker()
+    elif kind == "disk full":
         victim.limit_files(chance.choice([0, 200, 2_000]))
         time.sleep(chance.uniform(0.2, 3))
         victim.limit_files(resource.RLIM_INFINITY)
+    else:
+        forbid(lake, True)
+        time.sleep(chance.uniform(0.2, 3))
+        forbid(lake, False)
 
 
 def main() -> int:
@@ -110,15 +144,17 @@ def main() -> int:
         folder = Path(name)
         source = declare(folder)
         victim, usual = Victim(folder / "disturbed", source), 30.0
+        for forbidden in (True, False):  # fails here if this file system has no such flag
+            forbid(folder, forbidden)
         for number in range(chosen.runs):
             deliver(folder, number, chance)
-            words, kind = ("maintain" if number % 5 == 4 else "run"), chance.choice(["kill", "full disk", "full disk"])
+            words, kind = ("maintain" if number % 5 == 4 else "run"), chance.choice(KINDS)
             if words == "maintain":
                 victim.tell("run")
                 victim.answer()
             victim.tell(words)
             started = time.monotonic()
-            thread = threading.Thread(target=strike, args=(victim, kind, chance, usual))
+            thread = threading.Thread(target=strike, args=(victim, folder / "disturbed" / "lake", kind, chance, usual))
             thread.start()
             end = victim.answer()
             thread.join()

@@ -1,4 +1,7 @@
-"""The run that is killed: takes in what a shop has delivered, each time that it is told to. `victim.py LAKE SOURCE`."""
+"""The run that is disturbed: takes in what a shop has delivered, each time that it is told to. `victim.py LAKE SOURCE`.
+
+Spark's work is done in a process of its own, as on a cluster, so that it can be killed apart from the driver.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,15 @@ from wares.errors import WaresError
 from wares.lake.session import open_session
 from wares.settings import Settings
 
+MASTER = "local-cluster[1,2,1024]"
+CONF = {"spark.executor.memory": "1g", "spark.deploy.maxExecutorRetries": "-1"}
+
 
 def main(root: Path, source: str) -> None:
     """Read a word a line: `run`, `maintain`, or `show FILE`; answer `done` or `failed: why`."""
-    settings = Settings.model_validate({"spark": {"master": "local[2]", "driver_memory": "2g", "shuffle_partitions": 2}})
+    settings = Settings.model_validate(
+        {"spark": {"master": MASTER, "driver_memory": "2g", "shuffle_partitions": 2, "conf": CONF}}
+    )
     spark = open_session(settings, "victim")
     print("ready", flush=True)
     for line in sys.stdin:
