@@ -20,6 +20,7 @@ from pyspark.sql.functions import (
     row_number,
     struct,
     to_json,
+    when,
     xxhash64,
 )
 from pyspark.sql.functions import sum as sum_
@@ -126,7 +127,7 @@ def checked(file: TableFile, rows: DataFrame) -> DataFrame:
     keys = [Check(f"has_{key}", f"`{key}` IS NOT NULL") for key in table.keys]
     own = violations([(_breaks(check), check.name, check.severity, _offending(table, check)) for check in (*keys, *table.checks)])
     if file.layer == "silver":
-        own = coalesce(concat(VIOLATIONS, own), col(VIOLATIONS), own)
+        own = when(col(VIOLATIONS).isNull(), own).otherwise(coalesce(concat(VIOLATIONS, own), col(VIOLATIONS)))
     return rows.withColumn(VIOLATIONS, own)
 
 
@@ -142,7 +143,8 @@ def _offending(table: Table, check: Check) -> SparkColumn:
 
 def is_rejected() -> SparkColumn:
     """Whether a checked row breaks a rule that rejects."""
-    return coalesce(exists(VIOLATIONS, lambda violation: violation["severity"] == "reject"), lit(False))
+    # Nearly all rows break nothing, which is told without a look into the array.
+    return col(VIOLATIONS).isNotNull() & exists(VIOLATIONS, lambda violation: violation["severity"] == "reject")
 
 
 class Counted:

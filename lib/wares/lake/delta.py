@@ -21,6 +21,7 @@ from py4j.java_gateway import JavaObject
 from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.functions import broadcast
 from pyspark.sql.types import StructField, StructType
 
 from wares.errors import ConflictError, ShapeError
@@ -184,6 +185,7 @@ class Lake:
         rows: DataFrame,
         keys: tuple[str, ...],
         *,
+        few: bool,
         after: int,
         note: Note,
         update: str = "true",
@@ -194,6 +196,7 @@ class Lake:
         Args:
             rows: At most one for each key, with all columns of the table.
             keys: The columns that name a row, never null.
+            few: Whether the rows fit into the memory of each worker: then those of the table stay where they are.
             after: The version that the rows were made for; the commit is refused if somebody else has written since.
             update: Which rows that are there are updated, as a condition over `old` and `new`.
             delete: Which of them are deleted instead.
@@ -214,7 +217,7 @@ class Lake:
         merge = (
             self._table(session, name)
             .alias("old")
-            .merge(rows.alias("new"), " AND ".join(f"old.`{key}` = new.`{key}`" for key in keys))
+            .merge((broadcast(rows) if few else rows).alias("new"), " AND ".join(f"old.`{key}` = new.`{key}`" for key in keys))
         )
         if delete != "false":
             merge = merge.whenMatchedDelete(delete)
@@ -376,6 +379,8 @@ class Write:
         days = lake.settings.retention_days
         properties = {
             "delta.enableChangeDataFeed": "true",
+            # A merge marks the few rows that it changes, and does not write the files anew that hold them.
+            "delta.enableDeletionVectors": "true",
             "delta.deletedFileRetentionDuration": f"interval {days} days",
             "delta.logRetentionDuration": f"interval {days} days",
             # Old log entries go when nobody needs them any more, which maintain.py knows and Delta does not.

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import reduce
@@ -88,6 +88,8 @@ from wares.lake.sources import (
 from wares.lake.table import Table
 from wares.settings import Settings
 
+FEW = 500_000
+"""So many rows fit into the memory of each worker."""
 MAPPING = "mapping of "
 """Begins the name of an input that is no table: how a source's rows are mapped."""
 
@@ -607,6 +609,7 @@ class Store:
                 file.name,
                 with_labels(newest(rows.where(~is_rejected()), file.table), stored_columns(file)),
                 file.table.keys,
+                few=counts.kept <= FEW,
                 after=build.after,
                 # How many of them are new is known when they are merged: Delta's own counts say so, in the same commit.
                 note={**after.note(), "unsettled": True},
@@ -622,9 +625,12 @@ class Store:
         keys = file.table.refresh.keys
         with _kept(self._touched(build, change)) as touched:
             tables = {name: self._leaf(name, build.inputs[name]) for name in build.tables}
-            less = {name: cut(tables[name], columns, touched) for name, columns in change.keyed.items()}
-            rows = self._checked(build, shaped(file, self._built(build, less)))
-            with _kept(rows) as rows:
+            with ExitStack() as held:
+                less = {
+                    name: held.enter_context(_kept_if_few(cut(tables[name], columns, touched)))
+                    for name, columns in change.keyed.items()
+                }
+                rows = held.enter_context(_kept(self._checked(build, shaped(file, self._built(build, less)))))
                 counts = count_rows(file, rows)
                 check_share(file, counts)
                 new = with_labels(rows.where(~is_rejected()), stored_columns(file))
@@ -643,6 +649,7 @@ class Store:
                         file.name,
                         different,
                         file.table.keys,
+                        few=sum(changed) <= FEW,
                         after=build.after,
                         note=after.note(),
                         delete=f"new.{CHANGE} = 'delete'",
@@ -735,6 +742,18 @@ class _Written:
     outcome: Outcome
     mark: Mark
     hits: dict[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def _kept_if_few(frame: DataFrame) -> Iterator[DataFrame]:
+    """Keep a frame if it has few rows. Spark knows the size of what it keeps, and takes few rows to the many that they are
+    joined with, where it would move the many otherwise."""
+    if frame.limit(FEW + 1).count() > FEW:
+        yield frame
+        return
+    with _kept(frame) as kept:
+        kept.count()
+        yield kept
 
 
 @contextmanager
