@@ -11,7 +11,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructField, StructType
 
 from wares.errors import ConflictError, ShapeError
-from wares.lake.table import Column
+from wares.lake.table import Table
 from wares.settings import Lake as LakeSettings
 
 ROWS_PER_FILE = 4_000_000
@@ -151,15 +151,14 @@ class Lake:
 
         Delta itself finds out only while it reads, so each commit's files are looked for here. There is no Spark job.
         """
-        shape = [column[:2] for column in self.columns(name)]
         for version in range(after + 1, until + 1):
             actions = list(self._actions(name, version))
             if not actions:
                 return f"commit {version} of {name} is no longer in its log"
             for action in actions:
-                if version and "metaData" in action:
+                if "metaData" in action:
                     then = StructType.fromJson(json.loads(action["metaData"]["schemaString"]))
-                    if [(field.name, field.dataType.simpleString()) for field in then] != shape:
+                    if _shape(then) != _shape(self.read(name, after).schema):
                         return f"the columns of {name} changed in version {version}"
             changed = [action["cdc"] for action in actions if "cdc" in action] or [
                 action[kind] for action in actions for kind in ("add", "remove") if action.get(kind, {}).get("dataChange")
@@ -420,12 +419,12 @@ class Write:
         conf = spark._jsparkSession.sessionState().conf()
         return spark._jvm.org.apache.spark.sql.delta.DeltaOptions(_map(spark, options), conf)
 
-    def describe(self, columns: Iterable[Column]) -> None:
-        """Give the table's columns the labels and comments that are declared now, before rows are staged, if any are."""
+    def describe(self, table: Table) -> None:
+        """Give the table the columns, labels and comments that are declared now, before rows are staged, if any are."""
         old = self._txn.metadata()
-        declared = {column.name: column.metadata for column in columns}
         stored = StructType.fromJson(json.loads(old.schema().json()))
-        schema = StructType([StructField(f.name, f.dataType, f.nullable, declared[f.name]) for f in stored])
+        fields = [StructField(f.name, f.dataType, f.nullable, table.by_name[f.name].metadata) for f in stored]
+        schema = StructType([*fields, *(field for field in table.schema() if field.name not in stored.names)])
         parts = (old.id(), old.name(), old.description(), old.format(), schema.json())
         described = old.copy(*parts, old.partitionColumns(), old.configuration(), old.createdTime())
         self._txn.updateMetadata(described, False)
@@ -489,6 +488,11 @@ def _note_in(commit: dict[str, Any]) -> Note:
         return json.loads(commit.get("userMetadata") or "{}").get("wares") or {}
     except (ValueError, AttributeError):
         return {}
+
+
+def _shape(schema: StructType) -> list[tuple[str, str]]:
+    """The names and types of the columns."""
+    return [(field.name, field.dataType.simpleString()) for field in schema]
 
 
 def _metrics(commit: dict[str, Any]) -> dict[str, int]:
