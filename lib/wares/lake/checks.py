@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
 
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Observation, Window
@@ -28,7 +31,7 @@ from wares.errors import QualityError, ShapeError
 from wares.lake.labels import INTERNAL, Label, join
 from wares.lake.registry import TableFile
 from wares.lake.sources import FILE, POSITION, RAW, VIOLATIONS, ZONE, violations
-from wares.lake.table import Check, Column, Table
+from wares.lake.table import Check, Column, Reference, Table
 
 PLACE = (
     Column(FILE, "string", INTERNAL, "The raw file that the row came in."),
@@ -118,14 +121,32 @@ def shaped(file: TableFile, built: DataFrame) -> DataFrame:
     return built.select(*declared, *carried)
 
 
-def checked(file: TableFile, rows: DataFrame) -> DataFrame:
-    """The rows with `_violations`: broken rules of the mapping (silver), missing keys, and the table's own checks."""
-    table = file.table
+def checked(file: TableFile, rows: DataFrame, referred: Mapping[Reference, DataFrame]) -> DataFrame:
+    """The rows with `_violations`: broken rules of the mapping (silver), missing keys, the table's own checks, and orphans.
+
+    Args:
+        referred: For each reference that is to be looked at, the keys of the other table.
+    """
+    table, columns = file.table, rows.columns
     keys = [Check(f"has_{key}", f"`{key}` IS NOT NULL") for key in table.keys]
-    own = violations([(_breaks(check), check.name, check.severity, _offending(table, check)) for check in (*keys, *table.checks)])
+    found = [(_breaks(check), check.name, check.severity, _offending(table, check)) for check in (*keys, *table.checks)]
+    for reference, known in referred.items():
+        rows, orphan = _met(rows, reference, known)
+        found.append((orphan, reference.rule, reference.severity, to_json(struct(*reference.columns))))
+    own = violations(found)
     if file.layer == "silver":
         own = coalesce(concat(VIOLATIONS, own), col(VIOLATIONS), own)
-    return rows.withColumn(VIOLATIONS, own)
+    return rows.withColumn(VIOLATIONS, own).select(*dict.fromkeys((*columns, VIOLATIONS)))
+
+
+def _met(rows: DataFrame, reference: Reference, known: DataFrame) -> tuple[DataFrame, SparkColumn]:
+    """The rows beside what they refer to, and whether a row is an orphan. Keys name one row, so none is met twice."""
+    met = f"_{reference.rule}"
+    names = [f"{met}_{key}" for key in known.columns]
+    other = known.select(*(col(key).alias(name) for key, name in zip(known.columns, names, strict=True)), lit(True).alias(met))
+    same = reduce(and_, (col(own) == col(f"`{name}`") for own, name in zip(reference.columns, names, strict=True)))
+    refers = reduce(and_, (col(own).isNotNull() for own in reference.columns))
+    return rows.join(other, same, "left"), refers & col(f"`{met}`").isNull()
 
 
 def _breaks(check: Check) -> SparkColumn:
@@ -153,7 +174,7 @@ class Counted:
     def __init__(self, file: TableFile, rows: DataFrame) -> None:
         self._file = file
         self._all, self._kept = Observation(), Observation()
-        self._warnings = {check.name: _breaks(check) for check in file.table.checks if check.severity == "warn"}
+        self._warnings = _warnings(file.table)
         columns = stored_columns(file)
         # Nothing is pruned below an observation: the raw row would be turned into JSON for every row that is kept.
         counted = rows.select(*(column.name for column in columns), VIOLATIONS).observe(
@@ -174,11 +195,21 @@ class Counted:
 
 def count_rows(file: TableFile, rows: DataFrame) -> Counts:
     """Count checked rows that are few and kept for a while."""
-    warnings = {check.name: _breaks(check) for check in file.table.checks if check.severity == "warn"}
+    warnings = _warnings(file.table)
     counts = [count(lit(1)).alias("rows_in"), count_if(is_rejected()).alias("rejected")]
     row = rows.agg(*counts, *(count_if(broken).alias(f"warn {name}") for name, broken in warnings.items())).collect()[0]
     hits = {name: row[f"warn {name}"] for name in warnings if row[f"warn {name}"]}
     return Counts(row["rows_in"], row["rows_in"] - row["rejected"], row["rejected"], "", hits)
+
+
+def _warnings(table: Table) -> dict[str, SparkColumn]:
+    """Whether a checked row breaks each of the rules that only warn."""
+    rules = {check.name: _breaks(check) for check in table.checks if check.severity == "warn"}
+    return rules | {orphans.rule: _broken(orphans.rule) for orphans in table.references if orphans.severity == "warn"}
+
+
+def _broken(rule: str) -> SparkColumn:
+    return exists(VIOLATIONS, lambda violation: violation["rule"] == rule)
 
 
 def observe_content(rows: DataFrame, observation: Observation) -> DataFrame:

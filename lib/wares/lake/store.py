@@ -65,7 +65,7 @@ from wares.lake.delta import Lake, Write, same_table, version_in
 from wares.lake.flow import check_flow
 from wares.lake.guard import no_jobs
 from wares.lake.labels import CLOSED, Label
-from wares.lake.lineage import Leaves, Lineage, Ref, trace
+from wares.lake.lineage import JOIN, Leaves, Lineage, Ref, trace
 from wares.lake.maintain import Upkeep, maintain, needed_versions, tables_to_maintain
 from wares.lake.meta import Account, Mark, Meta, Outcome
 from wares.lake.pseudonym import pseudonymised, with_pseudonyms
@@ -85,7 +85,7 @@ from wares.lake.sources import (
     load_source,
     mapped,
 )
-from wares.lake.table import Table
+from wares.lake.table import Reference, Table
 from wares.settings import Settings
 
 MAPPING = "mapping of "
@@ -303,7 +303,7 @@ class Store:
             report: Is told what became of each, as soon as that is known.
         """
         wanted = set(names)
-        graph = {name: [read for read in self.tables[name].inputs if read in wanted] for name in self.tables if name in wanted}
+        graph = {name: [read for read in self.tables[name].follows if read in wanted] for name in self.tables if name in wanted}
         return self._in_order(graph, self.refresh, report)
 
     def _in_order(
@@ -360,7 +360,7 @@ class Store:
                 do="pass it to refresh(..., given=...), or name the parameter after a table",
             )
         states = {parameter: value.version for parameter, value in given.items()}
-        for name in file.inputs:
+        for name in (*file.inputs, *_rejecting(file)):
             if name.startswith("bronze."):
                 for source, mapping in self._mappings(name):
                     bronze = source.bronze(mapping.entity)
@@ -454,6 +454,7 @@ class Store:
             return None, "the account of its rows is lost"
         changed = {name for name in (*build.inputs, *mark.inputs) if build.inputs.get(name) != mark.inputs.get(name)}
         feeds: dict[str, DataFrame] = {}
+        referred = _rejecting(build.file)
         for name in sorted(changed):
             before, now = mark.inputs.get(name), build.inputs.get(name)
             if name.startswith(MAPPING):
@@ -470,9 +471,14 @@ class Store:
                 return None, f"{name} was made anew"
             if lost := self.lake.lost_changes(name, after, until):
                 return None, lost
-            if refresh.kind == "append" and not self.lake.only_appended(name, after, until):
+            read = name not in referred or name in build.file.inputs
+            if refresh.kind == "append" and read and not self.lake.only_appended(name, after, until):
                 return None, f"rows of {name} were changed or taken away"
             feed = self.lake.changes(name, after, until)
+            if name in referred and not net(feed, list(self.tables[name].table.keys)).isEmpty():
+                return None, f"the keys of {name} have changed, to which rows have to refer"
+            if not read:
+                continue
             if name in keyed or name in refresh.through:
                 feeds[name] = feed
             elif not net(feed, used_columns(lineage, name)).isEmpty():
@@ -499,12 +505,24 @@ class Store:
         """The lineage of the rows of a table, once the flow check has let them pass."""
         columns = stored_columns(file)
         lineage = trace(rows.select(*(column.name for column in columns)), self._leaves)
+        keys = [Ref(name, key) for name in _rejecting(file) for key in self.tables[name].table.keys]
+        lineage = lineage.decided_by(keys, JOIN)
         check_flow(file.name, replace(file.table, columns=columns), lineage, self.label_of)
         return lineage.after("PSEUDONYM", pseudonymised(file.table))
 
     def _checked(self, build: _Build, rows: DataFrame) -> DataFrame:
         """Shaped rows with their pseudonyms, and with the rules that they break."""
-        return checked(build.file, with_pseudonyms(rows, build.file.table, self._secret()))
+        return checked(build.file, with_pseudonyms(rows, build.file.table, self._secret()), self._referred(build))
+
+    def _referred(self, build: _Build) -> dict[Reference, DataFrame]:
+        """The keys of the tables that rows refer to. Where orphans are only counted, one that is not there yet is passed over."""
+        referred = {}
+        for reference in build.file.table.references:
+            name, state = reference.table, build.inputs.get(reference.table)
+            if state or self.exists(name):
+                rows = self.read(name, self.lake.version_of(name, state) if state else None)
+                referred[reference] = rows.select(*self.tables[name].table.keys)
+        return referred
 
     def _secret(self) -> str | None:
         """Where the key for pseudonyms is."""
@@ -691,6 +709,11 @@ class Store:
         write, observation = self.lake.begin(twin_name(build.file.name)), Observation()
         write.stage(observe_content(rejected, observation), "overwrite")
         return write, observation.get["rows"]
+
+
+def _rejecting(file: TableFile) -> list[str]:
+    """The tables that decide which rows of a table are kept, since those that refer to none of theirs are rejected."""
+    return [reference.table for reference in file.table.references if reference.severity == "reject"]
 
 
 @dataclass(frozen=True)

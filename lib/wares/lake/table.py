@@ -56,6 +56,29 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """Rows of another table that the rows of this one refer to, by its keys. A row that refers to none is an orphan.
+
+    A row with a null among the columns refers to nothing, and is no orphan.
+
+    Args:
+        columns: The columns that hold the keys of the other table, in their order.
+        table: The other table, as `layer.name`. It is refreshed first.
+        severity: Whether an orphan is only counted, among the rows that a run writes, or rejected. If it is rejected, the other
+            table decides which rows there are, as those that `build` reads do: where its keys change, this one is built in full.
+    """
+
+    columns: tuple[str, ...]
+    table: str
+    severity: Literal["reject", "warn"] = "warn"
+
+    @property
+    def rule(self) -> str:
+        """Names it among the rules."""
+        return f"{'_'.join(self.columns)}_in_{self.table}"
+
+
+@dataclass(frozen=True)
 class Through:
     """How a change in an input that lacks the refresh keys finds the keys that it touches: by the rows of another input.
 
@@ -104,6 +127,7 @@ class Table:
         keys: The columns that name a row. They are never null, and no two rows share them.
         columns: The columns, in order.
         checks: The rules that rows must keep.
+        references: The rows of other tables that must be there.
         refresh: How the table follows its inputs.
         newest: Where rows share their keys and the table keeps one (silver): the columns that say which is the
             newest. Ties go to the file that sorts last, and in it to the last row.
@@ -116,6 +140,7 @@ class Table:
     keys: tuple[str, ...]
     columns: tuple[Column, ...]
     checks: tuple[Check, ...] = ()
+    references: tuple[Reference, ...] = ()
     refresh: Refresh = FULL
     newest: tuple[str, ...] = ()
     max_rejected: float = 0.5
