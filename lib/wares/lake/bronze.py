@@ -14,6 +14,7 @@ from pyspark.sql.types import DataType
 from wares.errors import SourceError
 from wares.lake.checks import with_labels
 from wares.lake.delta import Lake, Write, open_file
+from wares.lake.drift import Tally
 from wares.lake.lineage import Lineage, Ref
 from wares.lake.meta import Account, Mark, Meta, Outcome
 from wares.lake.relabel import lowerings
@@ -78,6 +79,7 @@ def ingest(lake: Lake, meta: Meta, source: Source, entity: str, arrived: datetim
         casts = [old[name].cast(table.by_name[name].type).alias(name) for name in old.columns]
         rows = old.select(*casts).unionByName(rows, allowMissingColumns=True)
     write.stage(with_labels(rows, table.columns), "overwrite" if widened else "append")
+    nulls = write.nulls()
     commit = write.commit({"files": taken, "lowered": lowered})
     meta.add_access(name, lake.run, lowered)
     rows_in = commit.metrics["numOutputRows"] - before
@@ -87,8 +89,7 @@ def ingest(lake: Lake, meta: Meta, source: Source, entity: str, arrived: datetim
     meta.remember(name, Mark(commit.version, lake.run))
     account = Account(rows_in, rows_in)
     outcome = Outcome(name, "written", commit.version, account, (rows_in, 0, 0), seconds=time.monotonic() - started)
-    meta.add_quality(outcome, {})
-    return outcome
+    return meta.add_quality(outcome, {}, None if widened else Tally(rows_in, nulls))
 
 
 def _widened(name: str, table: Table, stored: list[tuple[str, str, dict[str, str]]]) -> bool:

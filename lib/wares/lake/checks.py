@@ -54,6 +54,7 @@ class Counts:
         rejected: Those that break one.
         content: The same for the same kept rows in any order, and all but surely another for others.
         hits: How many rows broke each rule, warnings too.
+        nulls: Which share of the kept rows is null in each column.
     """
 
     rows_in: int
@@ -61,6 +62,7 @@ class Counts:
     rejected: int
     content: str
     hits: dict[str, int] = field(default_factory=dict)
+    nulls: dict[str, float] = field(default_factory=dict)
 
 
 def stored_columns(file: TableFile) -> tuple[Column, ...]:
@@ -197,9 +199,14 @@ def count_rows(file: TableFile, rows: DataFrame) -> Counts:
     """Count checked rows that are few and kept for a while."""
     warnings = _warnings(file.table)
     counts = [count(lit(1)).alias("rows_in"), count_if(is_rejected()).alias("rejected")]
-    row = rows.agg(*counts, *(count_if(broken).alias(f"warn {name}") for name, broken in warnings.items())).collect()[0]
+    counts += [count_if(broken).alias(f"warn {name}") for name, broken in warnings.items()]
+    columns = [column.name for column in stored_columns(file)]
+    counts += [count_if(~is_rejected() & col(name).isNull()).alias(f"null {name}") for name in columns]
+    row = rows.agg(*counts).collect()[0]
     hits = {name: row[f"warn {name}"] for name in warnings if row[f"warn {name}"]}
-    return Counts(row["rows_in"], row["rows_in"] - row["rejected"], row["rejected"], "", hits)
+    kept = row["rows_in"] - row["rejected"]
+    nulls = {name: round(row[f"null {name}"] / kept, 4) for name in columns if kept}
+    return Counts(row["rows_in"], kept, row["rejected"], "", hits, nulls)
 
 
 def _warnings(table: Table) -> dict[str, SparkColumn]:

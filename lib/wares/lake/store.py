@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import reduce
 from graphlib import TopologicalSorter
 from hashlib import sha256
@@ -24,7 +24,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql.functions import col, from_json, lit
 from pyspark.sql.types import ArrayType
 
-from wares.errors import CutError, SettingsError, WaresError
+from wares.errors import CutError, QualityError, SettingsError, WaresError
 from wares.lake.bronze import ingest
 from wares.lake.changes import (
     CHANGE,
@@ -62,6 +62,7 @@ from wares.lake.checks import (
 )
 from wares.lake.cut import key_columns
 from wares.lake.delta import Lake, Write, same_table, version_in
+from wares.lake.drift import Tally
 from wares.lake.flow import check_flow
 from wares.lake.guard import no_jobs
 from wares.lake.labels import CLOSED, Label
@@ -276,7 +277,8 @@ class Store:
         write = self.lake.begin(name)
         mark = self.meta.mark(name) if write.version is not None else None
         if mark and (mark.fingerprint, mark.inputs) == (code, inputs):
-            return Outcome(name, "unchanged", mark.version, mark.account, seconds=time.monotonic() - started)
+            seconds = time.monotonic() - started
+            return self._fresh(Outcome(name, "unchanged", mark.version, mark.account, seconds=seconds))
         values = {parameter: value.value for parameter, value in given.items()}
         build = _Build(file, inputs, code, values, write.version)
         rows = shaped(file, self._built(build))
@@ -291,9 +293,28 @@ class Store:
         self.meta.remember(name, written.mark)
         if outcome.status != "unchanged":
             self.meta.add_lineage(name, outcome.version, lineage)
-            self.meta.add_quality(outcome, written.hits)
+            outcome = self.meta.add_quality(outcome, written.hits, written.tally)
             self.meta.add_access(name, self.run_id, lowered)
-        return outcome
+        return self._fresh(outcome)
+
+    def _fresh(self, outcome: Outcome) -> Outcome:
+        """The outcome with a warning if the table's newest row is too old, by the start of the run.
+
+        Raises:
+            QualityError: It is, and the table file says that this stops the run.
+        """
+        fresh = self.tables[outcome.table].table.fresh
+        since = fresh and self.started - timedelta(days=fresh.days)
+        if not fresh or not self.read(outcome.table).where(col(fresh.column) >= lit(since)).isEmpty():
+            return outcome
+        stale = f"no {fresh.column} within the last {fresh.days:g} days"
+        if fresh.severity == "stop":
+            raise QualityError(
+                f"The table {outcome.table} is stale, so nothing is built from it.",
+                found=stale,
+                do="see why nothing new was delivered, or allow more days in `fresh` of the table file",
+            )
+        return replace(outcome, warnings=(*outcome.warnings, stale))
 
     def refresh_all(self, names: Iterable[str], report: Callable[[Outcome], None]) -> list[Outcome]:
         """Refresh tables, each after those that it reads, two at a time: small tables fill the gaps that large ones leave.
@@ -554,6 +575,7 @@ class Store:
                 beside = self._stage_rejected(build, rows, counts)
             check_share(file, counts)
             self._merge_repeated(file, write, counted.kept, counts)
+            counts.nulls = write.nulls()
             merged = counts.rows_in - counts.rejected - counts.kept
             account = Account(counts.rows_in, counts.kept, counts.rejected, merged, counts.content)
             if mark and self._holds(file, mark, account):
@@ -572,7 +594,7 @@ class Store:
             raise
         before = mark.account.kept if mark and mark.account else 0
         outcome = Outcome(file.name, "written", version, account, (account.kept, 0, before))
-        return _Written(outcome, build.mark(version, self.run_id, account), counts.hits)
+        return _Written(outcome, build.mark(version, self.run_id, account), counts.hits, Tally(counts.kept, counts.nulls))
 
     def _holds(self, file: TableFile, mark: Mark, account: Account) -> bool:
         """Whether a table holds just these rows already, under the same names, types and labels, and nothing was rejected."""
@@ -639,7 +661,8 @@ class Store:
             )
         account = account.settled(commit.metrics)
         outcome = Outcome(file.name, "changed", commit.version, account, commit.changed)
-        return _Written(outcome, build.mark(commit.version, self.run_id, account), counts.hits)
+        mark = build.mark(commit.version, self.run_id, account)
+        return _Written(outcome, mark, counts.hits, Tally(counts.kept, counts.nulls))
 
     def _merge_keys(self, build: _Build, mark: Mark, change: _Change) -> _Written:
         """Build the keys that a change touches, and bring what differs into the table."""
@@ -673,7 +696,7 @@ class Store:
                         delete=f"new.{CHANGE} = 'delete'",
                     )
         outcome = Outcome(file.name, "changed", commit.version, account, changed)
-        return _Written(outcome, replace(after, version=commit.version), counts.hits)
+        return _Written(outcome, replace(after, version=commit.version), counts.hits, Tally(counts.kept, counts.nulls))
 
     def _rejects(self, name: str, account: Account) -> DataFrame | None:
         """The rejected rows that belong to an account; None for no table of them."""
@@ -764,11 +787,12 @@ class _Change:
 
 @dataclass(frozen=True)
 class _Written:
-    """What a write came to, the mark that it leaves, and how many rows broke each rule."""
+    """What a write came to, the mark that it leaves, how many rows broke each rule, and the rows that it wrote."""
 
     outcome: Outcome
     mark: Mark
     hits: dict[str, int] = field(default_factory=dict)
+    tally: Tally | None = None
 
 
 @contextmanager

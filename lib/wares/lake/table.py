@@ -79,6 +79,21 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Freshness:
+    """How old the newest row may be, by the clock at the start of a run. It is looked at after each refresh of the table.
+
+    Args:
+        column: A time, or a day.
+        days: The age that is still allowed.
+        severity: Whether an older table is only mentioned, or stops the run, so that nothing is built from it.
+    """
+
+    column: str
+    days: float
+    severity: Literal["stop", "warn"] = "warn"
+
+
+@dataclass(frozen=True)
 class Through:
     """How a change in an input that lacks the refresh keys finds the keys that it touches: by the rows of another input.
 
@@ -129,6 +144,7 @@ class Table:
         checks: The rules that rows must keep.
         references: The rows of other tables that must be there.
         refresh: How the table follows its inputs.
+        fresh: How old its newest row may be; None for any age.
         newest: Where rows share their keys and the table keeps one (silver): the columns that say which is the
             newest. Ties go to the file that sorts last, and in it to the last row.
         max_rejected: The share of rows in that may be rejected before the write is refused.
@@ -142,6 +158,7 @@ class Table:
     checks: tuple[Check, ...] = ()
     references: tuple[Reference, ...] = ()
     refresh: Refresh = FULL
+    fresh: Freshness | None = None
     newest: tuple[str, ...] = ()
     max_rejected: float = 0.5
     version: int = 1
