@@ -69,6 +69,12 @@ def test_a_parameter_that_names_no_table_is_refused(package: Package) -> None:
     assert "silver.orders" in refused.value.do
 
 
+def test_a_table_that_would_share_its_name_with_rejected_rows_is_refused(package: Package) -> None:
+    with pytest.raises(SettingsError, match="Two tables claim one name") as refused:
+        discover(package(silver__orders="bronze_lines", silver__orders_rejected="bronze_lines"))
+    assert "silver.orders_rejected" in refused.value.found and "silver.orders" in refused.value.found
+
+
 REFERRING = WHOLE.replace("Table\n", "Reference, Table\n", 1).replace(
     '"Names the row."),))', '"Names the row."),), references=({references},))'
 )

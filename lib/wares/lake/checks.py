@@ -29,7 +29,7 @@ from pyspark.sql.functions import sum as sum_
 
 from wares.errors import QualityError, ShapeError
 from wares.lake.labels import INTERNAL, Label, join
-from wares.lake.registry import TableFile
+from wares.lake.registry import REJECTED, TableFile
 from wares.lake.sources import FILE, POSITION, RAW, VIOLATIONS, ZONE, violations
 from wares.lake.table import Check, Column, Reference, Table
 
@@ -72,7 +72,7 @@ def stored_columns(file: TableFile) -> tuple[Column, ...]:
 
 def twin_name(name: str) -> str:
     """The table of the rows that a table rejected."""
-    return f"{name}_rejected"
+    return f"{name}{REJECTED}"
 
 
 def twin(labels: list[Label]) -> Table:

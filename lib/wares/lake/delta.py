@@ -42,6 +42,9 @@ FOOTERS = 100
 FOOTER = 2**16
 """How many bytes at the end of a Parquet file are read at first."""
 
+CHANGES = ("add", "remove")
+"""Delta's names of what a commit does to the files of a table."""
+
 UPKEEP = {"OPTIMIZE", "VACUUM START", "VACUUM END"}
 """Delta's names of commits that change no row."""
 
@@ -248,6 +251,17 @@ class Lake:
             info = self.commit_info(name, found)
             if note := _note_in(info):
                 yield {**note, "version": found, "metrics": _metrics(info)}
+
+    def foreign_after(self, name: str, version: int) -> str:
+        """What somebody else than the store did to the rows of a table after a version; empty for nothing."""
+        for found in range(self.version(name), version, -1):
+            actions = list(self._actions(name, found))
+            info = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+            if not _note_in(info) and any(
+                action[kind].get("dataChange") for action in actions for kind in CHANGES if kind in action
+            ):
+                return f"version {found} ({info.get('operation', 'of unknown origin')})"
+        return ""
 
     def commit_info(self, name: str, version: int) -> dict[str, Any]:
         """What Delta's log says of a commit; empty if log clean-up has taken it away."""

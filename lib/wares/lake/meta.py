@@ -174,17 +174,25 @@ class Meta:
         known = self._marks.get(name)
         if known and known.version == version:
             return known
+        if known and known.version > version:  # of a table that was deleted since
+            known = None
         for note in self._lake.notes_after(name, known.version if known else -1):
             if "fingerprint" in note or "files" in note:
                 known = Mark.of(note)
                 self.remember(name, known)
                 self.add_access(name, known.run, note.get("lowered", []))
-                return known
+                break
         if known is None:
             raise ConflictError(
                 f"The table {name} was not written by the store.",
                 found=f"version {version} at {self._lake.location(name)}",
                 do="move it away, or choose another lake.root",
+            )
+        if foreign := self._lake.foreign_after(name, known.version):
+            raise ConflictError(
+                f"Somebody else than the store has changed the table {name}.",
+                found=f"{foreign} at {self._lake.location(name)}",
+                do="move the table away and run the job again, which makes it anew of what it was made of",
             )
         return known
 

@@ -14,6 +14,8 @@ from pyspark.sql import DataFrame
 from wares.errors import SettingsError
 from wares.lake.table import Table
 
+REJECTED = "_rejected"
+"""Ends the name of the table of the rows that a table rejected."""
 LAYERS = ("bronze", "silver", "gold")
 
 
@@ -67,6 +69,12 @@ def discover(package: str) -> dict[str, TableFile]:
             file = _table_file(f"{package}.{layer}.{module.name}", f"{layer}.{module.name}")
             files[file.name] = file
     for file in files.values():
+        if (other := file.name.removesuffix(REJECTED)) != file.name and other in files:
+            raise SettingsError(
+                "Two tables claim one name.",
+                found=f"{file.name}, a table file, and the rejected rows of {other}",
+                do="give the table file another name",
+            )
         for name in file.inputs:
             if not name.startswith("bronze.") and name not in files:
                 raise SettingsError(

@@ -24,7 +24,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql.functions import col, from_json, lit
 from pyspark.sql.types import ArrayType
 
-from wares.errors import CutError, QualityError, SettingsError, WaresError
+from wares.errors import ConflictError, CutError, QualityError, SettingsError, WaresError
 from wares.lake.bronze import ingest
 from wares.lake.changes import (
     CHANGE,
@@ -63,6 +63,7 @@ from wares.lake.checks import (
 from wares.lake.cut import key_columns
 from wares.lake.delta import Lake, Write, same_table, version_in
 from wares.lake.drift import Tally
+from wares.lake.failures import told_plainly
 from wares.lake.flow import check_flow
 from wares.lake.guard import no_jobs
 from wares.lake.labels import CLOSED, Label
@@ -217,11 +218,26 @@ class Store:
     def _source(self, name: str) -> Source:
         """A source that the settings name; its YAML is read once."""
         if name not in self._named:
-            self._named[name] = load_source(name)
-            self._know(self._named[name])
+            source = load_source(name)
+            if same := [other for other, known in self._named.items() if known.name == source.name]:
+                raise SettingsError(
+                    f"Two sources are named {source.name}, and would share their tables.",
+                    found=f"{same[0]} and {name}",
+                    do="give one of them another `name`, or take one out of `sources`",
+                )
+            self._named[name] = source
+            self._know(source)
         return self._named[name]
 
     def _know(self, source: Source) -> None:
+        taken = {other.bronze(name): other.name for other in self._sources.values() for name in other.entities}
+        for bronze in map(source.bronze, source.entities):
+            if taken.get(bronze, source.name) != source.name:
+                raise SettingsError(
+                    "Two sources claim one table.",
+                    found=f"{bronze}, of {taken[bronze]} and of {source.name}",
+                    do="give one of the sources, or its entity, another name",
+                )
         self._sources[source.name] = source
         for name, entity in source.entities.items():
             self._bronze[source.bronze(name)] = bronze_table(entity)
@@ -233,6 +249,7 @@ class Store:
             definition = source.model_dump_json(by_alias=True)
             self.meta.add("sources", source=source.name, fingerprint=fingerprint(source), definition=definition)
 
+    @told_plainly
     def ingest(self, name: str, entity: str) -> Outcome:
         """Take in the files of one entity of a source that have not been taken in yet, each exactly once.
 
@@ -260,6 +277,7 @@ class Store:
 
     # Refresh
 
+    @told_plainly
     def refresh(self, name: str, given: dict[str, Given] | None = None) -> Outcome:
         """Bring a table up to date: build and write it, unless nothing that it is made of has changed.
 
@@ -276,6 +294,12 @@ class Store:
         code = sha256(file.code.encode()).hexdigest()[:16]
         write = self.lake.begin(name)
         mark = self.meta.mark(name) if write.version is not None else None
+        if gone := [table for table in mark.inputs if table in self._bronze and not self.exists(table)] if mark else []:
+            raise ConflictError(
+                f"A table that {name} was made of is gone, and its rows would be lost.",
+                found=f"nothing at {', '.join(map(self.location, gone))}",
+                do=f"run jobs/bronze.py, which takes its files in again; to do without them, move {name} away too",
+            )
         if mark and (mark.fingerprint, mark.inputs) == (code, inputs):
             seconds = time.monotonic() - started
             return self._fresh(Outcome(name, "unchanged", mark.version, mark.account, seconds=seconds))
