@@ -15,6 +15,7 @@ from types import ModuleType
 from pyspark.sql import SparkSession
 
 from wares.errors import WaresError
+from wares.lake.failures import plain
 from wares.lake.session import open_session
 from wares.lake.sources import load_source
 from wares.lake.store import Store
@@ -154,6 +155,7 @@ def explain(error: Exception, debug: bool) -> str:
     """
     if debug:
         return "".join(traceback.format_exception(error)).rstrip()
+    error = plain(error, "the lake") or error
     if isinstance(error, WaresError):
         return f"error: {error}"
     where = traceback.extract_tb(error.__traceback__)[-1]

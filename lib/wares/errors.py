@@ -47,5 +47,9 @@ class ConflictError(WaresError):
     """Another run wrote the same table at the same time."""
 
 
+class StorageError(WaresError):
+    """The files of a table cannot be read or written."""
+
+
 class ModelError(WaresError):
     """The model, its features or its data do not fit together."""

@@ -100,14 +100,16 @@ def table_line(outcome: Outcome) -> str:
     """
     line = f"{outcome.seconds:>7.1f} s  {outcome.table}: "
     account = outcome.account
+    warnings = "".join(f"\n{'warning:':>19} {warning}" for warning in outcome.warnings)
     if outcome.status == "unchanged" or account is None:
-        return line + "unchanged"
+        return line + "unchanged" + warnings
     if outcome.status == "changed":
         kinds = zip(outcome.rows, ("inserted", "updated", "deleted"), strict=True)
-        return line + ", ".join([*(f"{rows:,} {kind}" for rows, kind in kinds if rows), f"{account.kept:,} kept in all"])
+        parts = [*(f"{rows:,} {kind}" for rows, kind in kinds if rows), f"{account.kept:,} kept in all"]
+        return line + ", ".join(parts) + warnings
     parts = [f"{account.rows_in:,} rows in, {account.kept:,} kept"]
     parts += [f"{rows:,} {name}" for rows, name in ((account.rejected, "rejected"), (account.merged, "merged")) if rows]
-    return line + ", ".join(parts) + (f" (in full: {outcome.why})" if outcome.why else "")
+    return line + ", ".join(parts) + (f" (in full: {outcome.why})" if outcome.why else "") + warnings
 
 
 # The closing page

@@ -80,12 +80,6 @@ def test_another_header(refused: Callable[..., SourceError], tmp_path: Path, hea
     says(refused(), "b.csv", *words)
 
 
-def test_files_with_columns_in_another_order(refused: Callable[..., SourceError], tmp_path: Path) -> None:
-    write_csv(tmp_path, "a.csv", GOOD)
-    write_csv(tmp_path, "b.csv", GOOD, header="line,number,customer,item,at,quantity,price,note")
-    says(refused(), "b.csv", "order their columns differently")
-
-
 def parquet_shop(folder: Path) -> dict[str, Any]:
     """The shop with Parquet files of two columns."""
     source = shop(folder)
@@ -293,6 +287,10 @@ def test_an_unknown_source() -> None:
         (lambda source: source.update(name="My Shop"), ["name", "My Shop"]),
         (lambda source: source["entities"]["lines"].update(format="xlsx"), ["entities.lines.format", "xlsx"]),
         (lambda source: source["tables"]["orders"][0].update({"from": "baskets"}), ["orders", "baskets", "lines"]),
+        (
+            lambda source: source["entities"]["lines"]["columns"]["price"].update(type="double"),
+            ["entities.lines", "price", "cast in the mapping"],
+        ),
     ],
 )
 def test_declarations_that_do_not_fit(tmp_path: Path, change: Callable[[dict[str, Any]], None], words: list[str]) -> None:

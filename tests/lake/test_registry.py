@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from wares.errors import SettingsError
-from wares.lake.registry import discover
+from wares.lake.registry import discover, downstream
 from wares.tables import TABLES
 
 WHOLE = '''"""{title}.
@@ -28,11 +28,11 @@ Package = Callable[..., str]
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Package:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
     """Writes a package of table files from `silver__name="parameters"` and returns its name."""
 
     def write(**files: str) -> str:
-        name = f"tables_of_{request.node.name.split('[')[0]}"
+        name = f"tables_of_{tmp_path.name}"  # for each test another, since Python imports a package once
         for place, text in files.items():
             layer, _, table = place.partition("__")
             (tmp_path / name / layer).mkdir(parents=True, exist_ok=True)
@@ -69,13 +69,46 @@ def test_a_parameter_that_names_no_table_is_refused(package: Package) -> None:
     assert "silver.orders" in refused.value.do
 
 
-@pytest.mark.parametrize("text", ["x = 1\n", "def build():\n    return None\n", "TABLE = 3\ndef build():\n    return None\n"])
-def test_a_file_that_is_not_whole_is_refused(package: Package, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
+def test_a_table_that_would_share_its_name_with_rejected_rows_is_refused(package: Package) -> None:
+    with pytest.raises(SettingsError, match="Two tables claim one name") as refused:
+        discover(package(silver__orders="bronze_lines", silver__orders_rejected="bronze_lines"))
+    assert "silver.orders_rejected" in refused.value.found and "silver.orders" in refused.value.found
 
+
+REFERRING = WHOLE.replace("Table\n", "Reference, Table\n", 1).replace(
+    '"Names the row."),))', '"Names the row."),), references=({references},))'
+)
+
+
+def referring(references: str, parameters: str = "bronze_lines") -> str:
+    return REFERRING.format(title="Refers", references=f"Reference({references})", parameters=parameters)
+
+
+def test_a_table_comes_after_those_that_its_rows_refer_to(package: Package) -> None:
+    found = discover(package(silver__a=referring('("id",), "silver.z"'), silver__z="bronze_lines", gold__m="silver_a"))
+    assert list(found) == ["silver.z", "silver.a", "gold.m"]
+    assert found["silver.a"].inputs == ("bronze.lines",)
+    assert downstream(found, "silver.z") == ["silver.z", "silver.a", "gold.m"]
+
+
+@pytest.mark.parametrize(
+    ("references", "wrong", "do"),
+    [
+        ('("id",), "silver.y"', "refers to a table that does not exist", "silver.z"),
+        ('("id", "id"), "silver.z"', "by columns that are not its keys", "in this order: id"),
+        ('("name",), "silver.z"', "by columns that are not its keys", "in this order: id"),
+        ('("id",), "silver.a"', "in a ring", "take one"),
+    ],
+)
+def test_a_reference_that_does_not_fit_is_refused(package: Package, references: str, wrong: str, do: str) -> None:
+    with pytest.raises(SettingsError, match=wrong) as refused:
+        discover(package(silver__a=referring(references), silver__z="bronze_lines"))
+    assert "silver.a" in str(refused.value) and do in refused.value.do
+
+
+@pytest.mark.parametrize("text", ["x = 1\n", "def build():\n    return None\n", "TABLE = 3\ndef build():\n    return None\n"])
+def test_a_file_that_is_not_whole_is_refused(package: Package, text: str) -> None:
     name = package(silver__half=text)
-    for module in [module for module in sys.modules if module.split(".")[0] == name]:  # of the case before
-        monkeypatch.delitem(sys.modules, module)
     with pytest.raises(SettingsError, match="silver.half is not whole") as refused:
         discover(name)
     assert "half.py" in refused.value.found and "TABLE" in refused.value.do

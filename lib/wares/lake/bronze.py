@@ -9,14 +9,16 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import lit
+from pyspark.sql.types import DataType
 
 from wares.errors import SourceError
 from wares.lake.checks import with_labels
 from wares.lake.delta import Lake, Write, open_file
+from wares.lake.drift import Tally
 from wares.lake.lineage import Lineage, Ref
 from wares.lake.meta import Account, Mark, Meta, Outcome
 from wares.lake.relabel import lowerings
-from wares.lake.sources import ARRIVED, Source, bronze_table, check_files, location, read_files
+from wares.lake.sources import ARRIVED, Source, bronze_table, check_files, fits, location, read_files
 from wares.lake.table import Table
 
 
@@ -51,9 +53,12 @@ def ingest(lake: Lake, meta: Meta, source: Source, entity: str, arrived: datetim
         )
     new = _not_taken_in(lake, meta, name, write, files)
     lowered: list[dict[str, str]] = []
-    if write.version is not None and _labelled_otherwise(lake, name, table):
+    stored = lake.columns(name) if write.version is not None else []
+    widened = bool(stored and new) and _widened(name, table, stored)
+    if stored and {column: metadata for column, _, metadata in stored} != {c.name: c.metadata for c in table.columns}:
         lowered = lowerings(name, table, lake.labels(name))
-        write.describe(table.columns)  # an append alone would keep the old labels
+        if not widened:
+            write.describe(table)  # an append alone would keep the old labels, and refuse new columns
         if not new:
             meta.remember(name, Mark(write.commit({"files": [], "lowered": lowered}).version, lake.run))
             meta.add_access(name, lake.run, lowered)
@@ -62,29 +67,51 @@ def ingest(lake: Lake, meta: Meta, source: Source, entity: str, arrived: datetim
     session = lake.spark.newSession()  # whose own setting gives each file a task of its own, so that positions are true
     session.conf.set("spark.sql.files.openCostInBytes", session.conf.get("spark.sql.files.maxPartitionBytes"))
     paths = [file.path for file in new]
-    check_files(session, source, entity, paths)
-    rows = read_files(session, declared, paths).withColumn(ARRIVED, lit(arrived))
+    layouts = check_files(session, source, entity, paths)
+    rows = read_files(session, declared, layouts).withColumn(ARRIVED, lit(arrived))
     if declared.format == "csv":
         rows = rows.coalesce(max(2, sum(file.size for file in new) // 2**26))
     taken = [{**vars(file), "digest": _digest(lake.spark, file)} for file in new]
-    write.stage(with_labels(rows, table.columns), "append")
+    before = 0
+    if widened:
+        old = Lake(session, lake.settings, lake.run).read(name)
+        before = old.count()
+        casts = [old[name].cast(table.by_name[name].type).alias(name) for name in old.columns]
+        rows = old.select(*casts).unionByName(rows, allowMissingColumns=True)
+    write.stage(with_labels(rows, table.columns), "overwrite" if widened else "append")
+    nulls = write.nulls()
     commit = write.commit({"files": taken, "lowered": lowered})
     meta.add_access(name, lake.run, lowered)
-    rows_in = commit.metrics["numOutputRows"]
+    rows_in = commit.metrics["numOutputRows"] - before
     for file in taken:
         meta.add("files", **_file_row(name, file, lake.run))
     meta.add_lineage(name, commit.version, _lineage(source, entity))
     meta.remember(name, Mark(commit.version, lake.run))
     account = Account(rows_in, rows_in)
     outcome = Outcome(name, "written", commit.version, account, (rows_in, 0, 0), seconds=time.monotonic() - started)
-    meta.add_quality(outcome, {})
-    return outcome
+    return meta.add_quality(outcome, {}, None if widened else Tally(rows_in, nulls))
 
 
-def _labelled_otherwise(lake: Lake, name: str, table: Table) -> bool:
-    """Whether the YAML labels the same columns otherwise than the Delta schema does."""
-    stored = {column: metadata for column, _, metadata in lake.columns(name)}
-    return stored.keys() == table.by_name.keys() and stored != {column.name: column.metadata for column in table.columns}
+def _widened(name: str, table: Table, stored: list[tuple[str, str, dict[str, str]]]) -> bool:
+    """Whether the YAML declares a wider type than the table has, so that the rows of files taken in must be written anew.
+
+    Raises:
+        SourceError: It no longer has a column, or has it in a type that does not hold the values that are there.
+    """
+    declared = {field.name: field.dataType for field in table.schema()}
+    lost = [
+        f"{column} is {type} in the lake, " + (f"declared {declared[column].simpleString()}" if column in declared else "gone")
+        for column, type, _ in stored
+        if column not in declared or not fits(DataType.fromDDL(type), declared[column])
+    ]
+    if lost:
+        raise SourceError(
+            f"The declaration of {name} has changed so that values of files taken in before would be lost.",
+            found="; ".join(lost),
+            do="declare these columns as they were, `optional: true` if new files lack them; take files with other types in as "
+            "another entity, mapped to the same tables",
+        )
+    return any(type != declared[column].simpleString() for column, type, _ in stored)
 
 
 def _list(spark: SparkSession, pattern: str) -> list[RawFile]:

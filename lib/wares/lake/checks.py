@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
 
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Observation, Window
@@ -27,9 +30,9 @@ from pyspark.sql.functions import sum as sum_
 
 from wares.errors import QualityError, ShapeError
 from wares.lake.labels import INTERNAL, Label, join
-from wares.lake.registry import TableFile
+from wares.lake.registry import REJECTED, TableFile
 from wares.lake.sources import FILE, POSITION, RAW, VIOLATIONS, ZONE, violations
-from wares.lake.table import Check, Column, Table
+from wares.lake.table import Check, Column, Reference, Table
 
 PLACE = (
     Column(FILE, "string", INTERNAL, "The raw file that the row came in."),
@@ -38,8 +41,8 @@ PLACE = (
 """What a silver table has beside its declared columns."""
 
 RUN = "_run"
-WARNED = "warned "
-"""Begins the name of the count of rows that a warning is about."""
+WARNED, NULL = "warned ", "null "
+"""Begin the names of counts: of the rows that a warning is about, and of those that are null in a column."""
 KEYS_A_PARTITION = 500_000
 """How many keys are compared with each other at a time, so that they fit in memory."""
 
@@ -54,6 +57,7 @@ class Counts:
         rejected: Those that break one.
         content: The same for the same kept rows in any order, and all but surely another for others.
         hits: How many rows broke each rule, warnings too.
+        nulls: Which share of the kept rows is null in each column.
     """
 
     rows_in: int
@@ -61,6 +65,7 @@ class Counts:
     rejected: int
     content: str
     hits: dict[str, int] = field(default_factory=dict)
+    nulls: dict[str, float] = field(default_factory=dict)
 
 
 def stored_columns(file: TableFile) -> tuple[Column, ...]:
@@ -70,7 +75,7 @@ def stored_columns(file: TableFile) -> tuple[Column, ...]:
 
 def twin_name(name: str) -> str:
     """The table of the rows that a table rejected."""
-    return f"{name}_rejected"
+    return f"{name}{REJECTED}"
 
 
 def twin(labels: list[Label]) -> Table:
@@ -121,14 +126,32 @@ def shaped(file: TableFile, built: DataFrame) -> DataFrame:
     return built.select(*declared, *carried)
 
 
-def checked(file: TableFile, rows: DataFrame) -> DataFrame:
-    """The rows with `_violations`: broken rules of the mapping (silver), missing keys, and the table's own checks."""
-    table = file.table
+def checked(file: TableFile, rows: DataFrame, referred: Mapping[Reference, DataFrame]) -> DataFrame:
+    """The rows with `_violations`: broken rules of the mapping (silver), missing keys, the table's own checks, and orphans.
+
+    Args:
+        referred: For each reference that is to be looked at, the keys of the other table.
+    """
+    table, columns = file.table, rows.columns
     keys = [Check(f"has_{key}", f"`{key}` IS NOT NULL") for key in table.keys]
-    own = violations([(_breaks(check), check.name, check.severity, _offending(table, check)) for check in (*keys, *table.checks)])
+    found = [(_breaks(check), check.name, check.severity, _offending(table, check)) for check in (*keys, *table.checks)]
+    for reference, known in referred.items():
+        rows, orphan = _met(rows, reference, known)
+        found.append((orphan, reference.rule, reference.severity, to_json(struct(*reference.columns))))
+    own = violations(found)
     if file.layer == "silver":
         own = when(col(VIOLATIONS).isNull(), own).otherwise(coalesce(concat(VIOLATIONS, own), col(VIOLATIONS)))
-    return rows.withColumn(VIOLATIONS, own)
+    return rows.withColumn(VIOLATIONS, own).select(*dict.fromkeys((*columns, VIOLATIONS)))
+
+
+def _met(rows: DataFrame, reference: Reference, known: DataFrame) -> tuple[DataFrame, SparkColumn]:
+    """The rows beside what they refer to, and whether a row is an orphan. Keys name one row, so none is met twice."""
+    met = f"_{reference.rule}"
+    names = [f"{met}_{key}" for key in known.columns]
+    other = known.select(*(col(key).alias(name) for key, name in zip(known.columns, names, strict=True)), lit(True).alias(met))
+    same = reduce(and_, (col(own) == col(f"`{name}`") for own, name in zip(reference.columns, names, strict=True)))
+    refers = reduce(and_, (col(own).isNotNull() for own in reference.columns))
+    return rows.join(other, same, "left"), refers & col(f"`{met}`").isNull()
 
 
 def _breaks(check: Check) -> SparkColumn:
@@ -155,49 +178,59 @@ class Counted:
     """
 
     def __init__(self, file: TableFile, rows: DataFrame) -> None:
-        self._all, self._kept = Observation(), Observation()
+        self._observation = Observation()
         columns = stored_columns(file)
+        names = [column.name for column in columns]
+        content = when(~is_rejected(), xxhash64(*names))
         # Nothing is pruned below an observation: the raw row would be turned into JSON for every row that is kept.
-        counted = rows.select(*(column.name for column in columns), VIOLATIONS).observe(self._all, *_tallies(file))
-        self.kept = observe_content(with_labels(counted.where(~is_rejected()), columns), self._kept)
+        counted = rows.select(*names, VIOLATIONS).observe(self._observation, *_tallies(file), *_sums(content))
+        self.kept = with_labels(counted.where(~is_rejected()), columns)
 
     def counts(self) -> Counts:
         """The counts, once `kept` has been written."""
-        kept = self._kept.get
-        return _counts_of(self._all.get, kept["rows"], content_of(kept))
+        return _counts_of(self._observation.get)
 
 
 def count_rows(file: TableFile, rows: DataFrame) -> Counts:
-    """Count checked rows that are few and kept for a while."""
-    tallied = rows.agg(*_tallies(file)).collect()[0].asDict()
-    return _counts_of(tallied, tallied["rows_in"] - tallied["rejected"], "")
+    """Count checked rows that are few and kept for a while, and the nulls among them."""
+    columns = [column.name for column in stored_columns(file)]
+    nulls = [count_if(~is_rejected() & col(name).isNull()).alias(f"{NULL}{name}") for name in columns]
+    tallied = rows.agg(*_tallies(file), *nulls).collect()[0].asDict()
+    counts = _counts_of(tallied)
+    counts.nulls = {name: round(tallied[f"{NULL}{name}"] / counts.kept, 4) for name in columns if counts.kept}
+    return counts
 
 
 def _tallies(file: TableFile) -> list[SparkColumn]:
     """What is counted of checked rows: all, the rejected, and those that each warning is about."""
-    warnings = [check for check in file.table.checks if check.severity == "warn"]
+    warnings = {check.name: _breaks(check) for check in file.table.checks if check.severity == "warn"}
+    orphans = {reference.rule: _broken(reference.rule) for reference in file.table.references if reference.severity == "warn"}
     return [
         count(lit(1)).alias("rows_in"),
         count_if(is_rejected()).alias("rejected"),
-        *(count_if(_breaks(check)).alias(f"{WARNED}{check.name}") for check in warnings),
+        *(count_if(broken).alias(f"{WARNED}{rule}") for rule, broken in (warnings | orphans).items()),
     ]
 
 
-def _counts_of(tallied: dict[str, int], kept: int, content: str) -> Counts:
+def _broken(rule: str) -> SparkColumn:
+    return col(VIOLATIONS).isNotNull() & exists(VIOLATIONS, lambda violation: violation["rule"] == rule)
+
+
+def _counts_of(tallied: dict[str, int]) -> Counts:
     hits = {name.removeprefix(WARNED): rows for name, rows in tallied.items() if name.startswith(WARNED) and rows}
+    kept = tallied["rows_in"] - tallied["rejected"]
+    content = content_of({**tallied, "rows": kept}) if "mixed" in tallied else ""
     return Counts(tallied["rows_in"], kept, tallied["rejected"], content, hits)
 
 
 def observe_content(rows: DataFrame, observation: Observation) -> DataFrame:
     """Count rows, and sum up their content, while they are written."""
-    content = xxhash64(*rows.columns)
-    # Two sums of unlike kind: rows that cancel out in one do not in the other.
-    return rows.observe(
-        observation,
-        count(lit(1)).alias("rows"),
-        bit_xor(content).alias("mixed"),
-        sum_(content.bitwiseAND(lit(0xFFFFFFFF))).alias("summed"),
-    )
+    return rows.observe(observation, count(lit(1)).alias("rows"), *_sums(xxhash64(*rows.columns)))
+
+
+def _sums(content: SparkColumn) -> list[SparkColumn]:
+    """Two sums of unlike kind over the hashes of rows: rows that cancel out in one do not in the other."""
+    return [bit_xor(content).alias("mixed"), sum_(content.bitwiseAND(lit(0xFFFFFFFF))).alias("summed")]
 
 
 def content_of(observed: dict[str, int]) -> str:

@@ -11,7 +11,8 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,13 +20,15 @@ from typing import Any, Literal
 from delta.tables import DeltaTable
 from py4j.java_gateway import JavaObject
 from py4j.protocol import Py4JError, Py4JJavaError
+from pyarrow import BufferReader
+from pyarrow.parquet import FileMetaData, read_metadata
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import broadcast
 from pyspark.sql.types import StructField, StructType
 
 from wares.errors import ConflictError, ShapeError
-from wares.lake.table import Column
+from wares.lake.table import Table
 from wares.settings import Lake as LakeSettings
 
 ROWS_PER_FILE = 4_000_000
@@ -33,6 +36,15 @@ ROWS_PER_FILE = 4_000_000
 
 TRIES = 5
 """How often a row is appended to the store's own tables before two runs are said to be in each other's way."""
+
+FOOTERS = 100
+"""How many files of a write are asked for their nulls, at most about twice as many."""
+
+FOOTER = 2**16
+"""How many bytes at the end of a Parquet file are read at first."""
+
+CHANGES = ("add", "remove")
+"""Delta's names of what a commit does to the files of a table."""
 
 UPKEEP = {"OPTIMIZE", "VACUUM START", "VACUUM END"}
 """Delta's names of commits that change no row."""
@@ -152,15 +164,14 @@ class Lake:
 
         Delta itself finds out only while it reads, so each commit's files are looked for here. There is no Spark job.
         """
-        shape = [column[:2] for column in self.columns(name)]
         for version in range(after + 1, until + 1):
             actions = list(self._actions(name, version))
             if not actions:
                 return f"commit {version} of {name} is no longer in its log"
             for action in actions:
-                if version and "metaData" in action:
+                if "metaData" in action:
                     then = StructType.fromJson(json.loads(action["metaData"]["schemaString"]))
-                    if [(field.name, field.dataType.simpleString()) for field in then] != shape:
+                    if _shape(then) != _shape(self.read(name, after).schema):
                         return f"the columns of {name} changed in version {version}"
             changed = [action["cdc"] for action in actions if "cdc" in action] or [
                 action[kind] for action in actions for kind in ("add", "remove") if action.get(kind, {}).get("dataChange")
@@ -243,6 +254,17 @@ class Lake:
             info = self.commit_info(name, found)
             if note := _note_in(info):
                 yield {**note, "version": found, "metrics": _metrics(info)}
+
+    def foreign_after(self, name: str, version: int) -> str:
+        """What somebody else than the store did to the rows of a table after a version; empty for nothing."""
+        for found in range(self.version(name), version, -1):
+            actions = list(self._actions(name, found))
+            info = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+            if not _note_in(info) and any(
+                action[kind].get("dataChange") for action in actions for kind in CHANGES if kind in action
+            ):
+                return f"version {found} ({info.get('operation', 'of unknown origin')})"
+        return ""
 
     def commit_info(self, name: str, version: int) -> dict[str, Any]:
         """What Delta's log says of a commit; empty if log clean-up has taken it away."""
@@ -431,12 +453,12 @@ class Write:
         conf = spark._jsparkSession.sessionState().conf()
         return spark._jvm.org.apache.spark.sql.delta.DeltaOptions(_map(spark, options), conf)
 
-    def describe(self, columns: Iterable[Column]) -> None:
-        """Give the table's columns the labels and comments that are declared now, before rows are staged, if any are."""
+    def describe(self, table: Table) -> None:
+        """Give the table the columns, labels and comments that are declared now, before rows are staged, if any are."""
         old = self._txn.metadata()
-        declared = {column.name: column.metadata for column in columns}
         stored = StructType.fromJson(json.loads(old.schema().json()))
-        schema = StructType([StructField(f.name, f.dataType, f.nullable, declared[f.name]) for f in stored])
+        fields = [StructField(f.name, f.dataType, f.nullable, table.by_name[f.name].metadata) for f in stored]
+        schema = StructType([*fields, *(field for field in table.schema() if field.name not in stored.names)])
         parts = (old.id(), old.name(), old.description(), old.format(), schema.json())
         described = old.copy(*parts, old.partitionColumns(), old.configuration(), old.createdTime())
         self._txn.updateMetadata(described, False)
@@ -452,6 +474,21 @@ class Write:
         paths = self._paths()
         reader = self._lake.spark.read.schema(schema)
         return reader.parquet(*paths) if paths else self._lake.spark.createDataFrame([], schema)
+
+    def nulls(self) -> dict[str, float]:
+        """The share of nulls in each column of the staged rows, as the footers of their Parquet files tell: no row is read.
+
+        Of very many files some are asked.
+        """
+        paths = self._paths()
+        footers = [_footer(self._lake.spark, path) for path in paths[:: 1 + len(paths) // FOOTERS]]
+        rows, nulls = sum(footer.num_rows for footer in footers), Counter()
+        for footer in footers:
+            for group in map(footer.row_group, range(footer.num_row_groups)):
+                for column in map(group.column, range(group.num_columns)):
+                    if column.statistics is not None and column.statistics.has_null_count:
+                        nulls[column.path_in_schema] += column.statistics.null_count
+        return {column: round(found / rows, 4) for column, found in nulls.items() if rows and "." not in column}
 
     def commit(self, note: Note) -> Commit:
         """Make what was staged visible, with a note that says what it was made of.
@@ -507,6 +544,11 @@ def _note_in(commit: dict[str, Any]) -> Note:
         return {}
 
 
+def _shape(schema: StructType) -> list[tuple[str, str]]:
+    """The names and types of the columns."""
+    return [(field.name, field.dataType.simpleString()) for field in schema]
+
+
 def _metrics(commit: dict[str, Any]) -> dict[str, int]:
     """Delta's own counts of a commit."""
     return {key: int(value) for key, value in commit.get("operationMetrics", {}).items() if value.isdigit()}
@@ -543,6 +585,20 @@ def open_file(spark: SparkSession, path: str) -> Iterator[JavaObject]:
         yield stream
     finally:
         stream.close()
+
+
+def _footer(spark: SparkSession, path: str) -> FileMetaData:
+    """The footer of a Parquet file, which ends with its own length and four letters."""
+    place = spark._jvm.org.apache.hadoop.fs.Path(path)
+    size, length = place.getFileSystem(spark._jsc.hadoopConfiguration()).getFileStatus(place).getLen(), FOOTER
+    with open_file(spark, path) as stream:
+        while True:
+            stream.seek(max(size - length, 0))
+            end = spark._jvm.org.apache.commons.io.IOUtils.toByteArray(stream)
+            needed = int.from_bytes(end[-8:-4], "little") + 8
+            if needed <= len(end):
+                return read_metadata(BufferReader(end[-needed:]))
+            length = needed
 
 
 def _none(spark: SparkSession) -> JavaObject:

@@ -77,7 +77,8 @@ def check_flow(name: str, table: Table, lineage: Lineage, label_of: Callable[[Re
 def _deciding(name: str, table: Table, lineage: Lineage) -> Flow:
     """What decides which rows a table has: in its build, and by the rules that reject rows."""
     rules = [check.rule for check in table.checks if check.severity == "reject"]
-    ruled = [column for column in table.by_name if column in table.keys or any(column in rule for rule in rules)]
+    referring = {column for reference in table.references if reference.severity == "reject" for column in reference.columns}
+    ruled = [name for name in table.by_name if name in {*table.keys, *referring} or any(name in rule for rule in rules)]
     return lineage.indirect | {Ref(name, column): {frozenset({FILTER}): (FILTER,)} for column in ruled}
 
 

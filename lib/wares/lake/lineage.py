@@ -71,6 +71,11 @@ class Lineage:
         """The same lineage after one more step, which the store took with some columns."""
         return replace(self, direct=self.direct | {column: _through(self.direct[column], step) for column in columns})
 
+    def decided_by(self, refs: Iterable[Ref], step: str) -> Lineage:
+        """The same lineage where some more columns decide which rows there are."""
+        more = {ref: {**self.indirect.get(ref, {}), frozenset({step}): (step,)} for ref in refs}
+        return replace(self, indirect=self.indirect | more)
+
 
 @dataclass
 class _Groups:

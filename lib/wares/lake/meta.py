@@ -7,6 +7,7 @@ from the notes in the commits that it made.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from pyspark.sql.types import BooleanType, DataType, LongType, StringType, Struc
 
 from wares.errors import ConflictError
 from wares.lake.delta import Lake
+from wares.lake.drift import RUNS, Tally, drifts
 from wares.lake.lineage import Lineage
 
 TEXT, TIME, NUMBER = StringType(), TimestampType(), LongType()
@@ -35,6 +37,7 @@ META: dict[str, dict[str, DataType]] = {
     "quality": {
         "run": TEXT, "table": TEXT, "version": NUMBER, "rows_in": NUMBER, "kept": NUMBER, "rejected": NUMBER, "merged": NUMBER,
         "inserted": NUMBER, "updated": NUMBER, "deleted": NUMBER, "hits": TEXT, "way": TEXT, "seconds": NUMBER,
+        "written": NUMBER, "nulls": TEXT,
     },
     "access": {
         "run": TEXT, "table": TEXT, "column": TEXT, "before": TEXT, "after": TEXT, "reason": TEXT, "at": TIME,
@@ -109,6 +112,7 @@ class Outcome:
         account: The account of the table as it is now; None for one that was left alone.
         rows: How many rows were inserted, updated and deleted.
         why: Why a table was built in full that could have followed the change.
+        warnings: What is unusual about it.
     """
 
     table: str
@@ -118,6 +122,7 @@ class Outcome:
     rows: tuple[int, int, int] = (0, 0, 0)
     why: str = ""
     seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
 
 
 class Meta:
@@ -128,6 +133,7 @@ class Meta:
         self._gathered: dict[str, list[dict[str, Any]]] = {name: [] for name in META}
         self._marks: dict[str, Mark] = {}
         self._files: list[dict[str, Any]] | None = None
+        self._history: defaultdict[tuple[str, bool], list[Tally]] | None = None
         self._looking_up = Lock()
 
     def load_marks(self) -> None:
@@ -168,17 +174,25 @@ class Meta:
         known = self._marks.get(name)
         if known and known.version == version:
             return known
+        if known and known.version > version:  # of a table that was deleted since
+            known = None
         for note in self._lake.notes_after(name, known.version if known else -1):
             if "fingerprint" in note or "files" in note:
                 known = Mark.of(note)
                 self.remember(name, known)
                 self.add_access(name, known.run, note.get("lowered", []))
-                return known
+                break
         if known is None:
             raise ConflictError(
                 f"The table {name} was not written by the store.",
                 found=f"version {version} at {self._lake.location(name)}",
                 do="move it away, or choose another lake.root",
+            )
+        if foreign := self._lake.foreign_after(name, known.version):
+            raise ConflictError(
+                f"Somebody else than the store has changed the table {name}.",
+                found=f"{foreign} at {self._lake.location(name)}",
+                do="move the table away and run the job again, which makes it anew of what it was made of",
             )
         return known
 
@@ -199,13 +213,38 @@ class Meta:
 
     # What was done
 
-    def add_quality(self, outcome: Outcome, hits: dict[str, int]) -> None:
-        """Gather the account of a commit for `meta.quality`: the table's rows as they are now, and what the commit changed."""
+    def add_quality(self, outcome: Outcome, hits: dict[str, int], tally: Tally | None) -> Outcome:
+        """Gather the account of a commit for `meta.quality`: the table's rows as they are now, and what the commit changed.
+
+        Args:
+            tally: The rows that it wrote; None if they cannot be told from others.
+
+        Returns:
+            The outcome with what is unusual about these rows.
+        """
+        unusual = drifts(tally, self._tallies(outcome)) if tally else []
+        hits = hits | {drift.rule: drift.rows for drift in unusual}
         counts = {name: getattr(outcome.account, name) for name in ("rows_in", "kept", "rejected", "merged")}
         changes = dict(zip(("inserted", "updated", "deleted"), outcome.rows, strict=True))
         way = "change" if outcome.status == "changed" else f"full: {outcome.why}" if outcome.why else "full"
         more = {"hits": json.dumps(hits), "way": way, "seconds": round(outcome.seconds)}
-        self.add("quality", run=self._lake.run, table=outcome.table, version=outcome.version, **counts, **changes, **more)
+        told = {"written": tally.rows, "nulls": json.dumps(tally.nulls)} if tally else {}
+        self.add("quality", run=self._lake.run, table=outcome.table, version=outcome.version, **counts, **changes, **more, **told)
+        return replace(outcome, warnings=(*outcome.warnings, *(drift.text for drift in unusual)))
+
+    def _tallies(self, outcome: Outcome) -> list[Tally]:
+        """What the runs before this one wrote into a table in the same way, in full or by change; looked up once a run."""
+        with self._looking_up:
+            if self._history is None:
+                self._history = defaultdict(list)
+                quality = self.read("quality") if self.exists("quality") else None
+                if quality is not None and "written" in quality.columns:
+                    kind = (col("way") == "change").alias("by_change")
+                    newest = Window.partitionBy("table", kind).orderBy(col("run").desc())  # which begins with its time
+                    last = quality.where("written IS NOT NULL").withColumn("place", row_number().over(newest))
+                    for row in last.where(col("place") <= RUNS).select("table", kind, "written", "nulls").collect():
+                        self._history[row["table"], row["by_change"]].append(Tally(row["written"], json.loads(row["nulls"])))
+        return self._history[outcome.table, outcome.status == "changed"]
 
     def add_access(self, table: str, run: str, lowered: list[dict[str, str]]) -> None:
         """Gather the labels that were lowered on purpose, for `meta.access`."""

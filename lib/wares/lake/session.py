@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyspark
 from pyspark import SparkConf
+from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from wares.errors import SettingsError
@@ -29,6 +30,9 @@ MEANING = {
     # A file without rows makes a commit too: that commit is what says that the file was taken in.
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",
 }
+
+TELLING = ("SQLQueryContextLogger", "DataFrameQueryContextLogger")
+"""Loggers that print an expression that throws with the value for which it does, whoever may see that."""
 
 # What suits a small machine; `spark.conf` in the settings overrides each.
 LOCAL = {
@@ -112,6 +116,8 @@ def open_session(settings: Settings, app: str) -> SparkSession:
         )
     for key, value in MEANING.items():
         running.conf.set(key, value)
+    for name in TELLING:
+        PySparkLogger.getLogger(name).disabled = True
     return running
 
 

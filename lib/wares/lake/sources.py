@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
+from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from py4j.java_gateway import JavaGateway, JavaObject, is_instance_of
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import array, col, concat_ws, expr, filter, lit, struct, to_json, to_utc_timestamp, when
-from pyspark.sql.types import ArrayType, DataType, StringType, StructField, StructType, TimestampType
+from pyspark.sql.types import ArrayType, DataType, DecimalType, StringType, StructField, StructType, TimestampType
 
 from wares.errors import SettingsError, SourceError
 from wares.lake.delta import open_file
@@ -26,6 +27,17 @@ from wares.settings import PROJECT, find_file, read_yaml, validate
 
 FILE, POSITION, ARRIVED, MALFORMED = "_file", "_position", "_arrived", "_malformed"
 VIOLATIONS, RAW, ZONE = "_violations", "_raw", "_business_timezone"
+
+Layout = tuple[tuple[str, str], ...]
+"""The columns that a raw file has, in its order: names and types."""
+
+WIDER = {
+    "tinyint": ("smallint", "int", "bigint", "double"),
+    "smallint": ("int", "bigint", "double"),
+    "int": ("bigint", "double"),
+    "float": ("double",),
+}
+"""The types that hold each value of a type, beside decimals."""
 
 VIOLATION = StructType([StructField(name, StringType()) for name in ("rule", "severity", "value")])
 
@@ -38,10 +50,12 @@ class RawColumn(_Declared):
     """A column of a raw file. One that nobody tagged is closed: RESTRICTED with all categories.
 
     Args:
+        optional: Whether files may lack it; their rows have null.
         relabel: Why its label was lowered after files had been taken in.
     """
 
     type: str = "string"
+    optional: bool = False
     label: str = str(CLOSED)
     description: str = ""
     relabel: str = ""
@@ -59,13 +73,20 @@ class Entity(_Declared):
         path: A glob, relative to the project; `package:NAME/...` for a file inside a Python package.
         format: Text files with a header line, or Parquet.
         options: Reader options of Spark, such as `sep`.
-        columns: All the columns of the files, in any order.
+        columns: All the columns of the files, in any order. Those of text files are texts, which a mapping casts.
     """
 
     path: str
     format: Literal["csv", "parquet"]
     options: dict[str, str] = {}
     columns: dict[str, RawColumn]
+
+    @model_validator(mode="after")
+    def _has_types_that_files_have(self) -> Entity:
+        typed = [name for name, column in self.columns.items() if column.type != "string"]
+        if self.format == "csv" and typed:
+            raise ValueError(f"the columns of csv files are strings; cast in the mapping, not by `type`: {', '.join(typed)}")
+        return self
 
 
 class Mapping(_Declared):
@@ -173,26 +194,36 @@ def bronze_table(entity: Entity) -> Table:
 # Reading raw files
 
 
-def read_files(spark: SparkSession, entity: Entity, files: list[str]) -> DataFrame:
+def read_files(spark: SparkSession, entity: Entity, layouts: dict[Layout, list[str]]) -> DataFrame:
     """The rows of raw files as they came, with `_file` and `_position`.
 
     For the position of a CSV row its file must be read by one task, in order; the store sees to it that no two files
     share a task.
+
+    Args:
+        layouts: The files by what columns they have, from `check_files`.
     """
-    if entity.format == "parquet":
-        return spark.read.parquet(*files).select(
-            *entity.columns, _path(files).alias(FILE), col("_metadata.row_index").alias(POSITION)
-        )
-    schema = StructType([StructField(name, StringType()) for name in (*entity.columns, MALFORMED)])
+    read = _read_parquet if entity.format == "parquet" else _read_csv
+    return reduce(DataFrame.unionByName, (read(spark, entity, layout, files) for layout, files in layouts.items()))
+
+
+def _read_parquet(spark: SparkSession, entity: Entity, layout: Layout, files: list[str]) -> DataFrame:
+    place = _path(files).alias(FILE), col("_metadata.row_index").alias(POSITION)
+    return spark.read.parquet(*files).select(*_declared(entity, layout), *place)
+
+
+def _declared(entity: Entity, layout: Layout) -> list[SparkColumn]:
+    """The declared columns in their declared types, null where the files lack them."""
+    there = dict(layout)
+    return [(col(name) if name in there else lit(None)).cast(column.type).alias(name) for name, column in entity.columns.items()]
+
+
+def _read_csv(spark: SparkSession, entity: Entity, layout: Layout, files: list[str]) -> DataFrame:
+    schema = StructType([StructField(name, StringType()) for name in (*dict(layout), MALFORMED)])
     options = {"header": "true", "multiLine": "true", "escape": '"', "encoding": "UTF-8", **entity.options}
-    frame = (
-        spark.read.schema(_header_order(spark, entity, files, schema))
-        .options(**options)
-        .option("columnNameOfCorruptRecord", MALFORMED)
-        .csv(files)
-    )
+    frame = spark.read.schema(schema).options(**options).option("columnNameOfCorruptRecord", MALFORMED).csv(files)
     place = expr("monotonically_increasing_id() & 8589934591")  # the lower 33 bits: the row's place in its task
-    return frame.select(*entity.columns, MALFORMED, _path(files).alias(FILE), place.alias(POSITION))
+    return frame.select(*_declared(entity, layout), MALFORMED, _path(files).alias(FILE), place.alias(POSITION))
 
 
 def _path(files: list[str]) -> SparkColumn:
@@ -204,11 +235,6 @@ def _path(files: list[str]) -> SparkColumn:
     return col("_metadata.file_path") if plain else expr("url_decode(replace(_metadata.file_path, '+', '%2B'))")
 
 
-def _header_order(spark: SparkSession, entity: Entity, files: list[str], schema: StructType) -> StructType:
-    """The schema in the order of the files' header, which is the same in all of them (`check_files` has seen to it)."""
-    return StructType([*(schema[name] for name in _header(spark, entity, files[0])), schema[MALFORMED]])
-
-
 def _header(spark: SparkSession, entity: Entity, file: str) -> list[str]:
     """The column names of a CSV file; empty if it has no line. No Spark job: there may be thousands of files."""
     jvm = spark._jvm
@@ -218,17 +244,20 @@ def _header(spark: SparkSession, entity: Entity, file: str) -> list[str]:
     return [name.strip() for name in names]
 
 
-def check_files(spark: SparkSession, source: Source, name: str, files: list[str]) -> None:
+def check_files(spark: SparkSession, source: Source, name: str, files: list[str]) -> dict[Layout, list[str]]:
     """See that each file has the columns that the YAML declares, before any row is taken in.
+
+    Returns:
+        The files by the columns that they have, in their order.
 
     Raises:
         SourceError: A file is empty, is cut, or has other columns.
     """
     entity = source.entities[name]
-    first: list[str] | None = None
+    layouts: dict[Layout, list[str]] = {}
     for file in files:
         if entity.format == "parquet":
-            _check_parquet(spark, entity, file)
+            layouts.setdefault(_check_parquet(spark, entity, file), []).append(file)
             continue
         header = _header(spark, entity, file)
         if not header:
@@ -245,16 +274,11 @@ def check_files(spark: SparkSession, source: Source, name: str, files: list[str]
                 do="deliver it again with one name for each column",
             )
         _compare(file, entity, set(header))
-        first = first or header
-        if header != first:
-            raise SourceError(
-                f"The files of {source.name}.{name} order their columns differently.",
-                found=f"{file}: {', '.join(header)}",
-                do=f"deliver them in one order: {', '.join(first)}",
-            )
+        layouts.setdefault(tuple((column, "string") for column in header), []).append(file)
+    return layouts
 
 
-def _check_parquet(spark: SparkSession, entity: Entity, file: str) -> None:
+def _check_parquet(spark: SparkSession, entity: Entity, file: str) -> Layout:
     try:
         fields = {field.name: field.dataType for field in spark.read.parquet(file).schema}
     except Exception as error:  # the reader fails in many ways on a broken footer
@@ -262,17 +286,27 @@ def _check_parquet(spark: SparkSession, entity: Entity, file: str) -> None:
             "A file is not a whole Parquet file.", found=f"{file}: {str(error).splitlines()[0][:200]}", do="deliver it again"
         ) from None
     _compare(file, entity, set(fields))
-    for name, column in entity.columns.items():
-        if fields[name] != DataType.fromDDL(column.type):
+    for name, found in fields.items():
+        column = entity.columns[name]
+        if not fits(found, DataType.fromDDL(column.type)):
             raise SourceError(
                 f"A column of {file} has another type than the source declares.",
-                found=f"{name} is {fields[name].simpleString()}, declared {column.type}",
+                found=f"{name} is {found.simpleString()}, declared {column.type}",
                 do="deliver it again, or declare the type that it has",
             )
+    return tuple((name, found.simpleString()) for name, found in fields.items())
+
+
+def fits(type: DataType, wider: DataType) -> bool:
+    """Whether each value of a type is, without loss, one of another."""
+    if isinstance(type, DecimalType) and isinstance(wider, DecimalType):
+        return wider.scale >= type.scale and wider.precision - wider.scale >= type.precision - type.scale
+    return type == wider or wider.simpleString() in WIDER.get(type.simpleString(), ())
 
 
 def _compare(file: str, entity: Entity, found: set[str]) -> None:
-    missing, unknown = set(entity.columns) - found, found - set(entity.columns)
+    required = {name for name, column in entity.columns.items() if not column.optional}
+    missing, unknown = required - found, found - set(entity.columns)
     if missing or unknown:
         parts = [
             f"{what}: {', '.join(sorted(names))}" for what, names in (("missing", missing), ("not declared", unknown)) if names
@@ -280,7 +314,7 @@ def _compare(file: str, entity: Entity, found: set[str]) -> None:
         raise SourceError(
             f"The columns of {file} are not those that the source declares.",
             found="; ".join(parts),
-            do="deliver the file again, or declare its columns (with labels) in the source's YAML",
+            do="deliver the file again, or declare its columns (with labels) in the source's YAML, `optional` if some lack one",
         )
 
 
@@ -321,7 +355,7 @@ def mapped(source: Source, mapping: Mapping, raw: DataFrame, table: Table) -> Da
         raise SettingsError(
             f"The mapping of {source.name}.{mapping.entity} cannot be followed.",
             found=str(error).strip().splitlines()[0],
-            do=f"its columns are {', '.join(entity.columns)}",
+            do=f"its columns are {', '.join(entity.columns)}; if one of them is new, run jobs/bronze.py first",
         ) from None
     _refuse_throwing(source, mapping, raw)
     typed = {name: _typed(source, table.by_name[name].type, frame, values[name]) for name in mapping.columns}

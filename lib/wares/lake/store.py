@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import reduce
 from graphlib import TopologicalSorter
 from hashlib import sha256
@@ -24,7 +24,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql.functions import col, from_json, lit
 from pyspark.sql.types import ArrayType
 
-from wares.errors import CutError, SettingsError, WaresError
+from wares.errors import ConflictError, CutError, QualityError, SettingsError, WaresError
 from wares.lake.bronze import ingest
 from wares.lake.changes import (
     CHANGE,
@@ -62,10 +62,12 @@ from wares.lake.checks import (
 )
 from wares.lake.cut import key_columns
 from wares.lake.delta import Lake, Write, same_table, version_in
+from wares.lake.drift import Tally
+from wares.lake.failures import told_plainly
 from wares.lake.flow import check_flow
 from wares.lake.guard import no_jobs
 from wares.lake.labels import CLOSED, Label
-from wares.lake.lineage import Leaves, Lineage, Ref, trace
+from wares.lake.lineage import JOIN, Leaves, Lineage, Ref, trace
 from wares.lake.maintain import Upkeep, maintain, needed_versions, tables_to_maintain
 from wares.lake.meta import Account, Mark, Meta, Outcome
 from wares.lake.pseudonym import pseudonymised, with_pseudonyms
@@ -85,7 +87,7 @@ from wares.lake.sources import (
     load_source,
     mapped,
 )
-from wares.lake.table import Table
+from wares.lake.table import Reference, Table
 from wares.settings import Settings
 
 FEW = 500_000
@@ -218,11 +220,26 @@ class Store:
     def _source(self, name: str) -> Source:
         """A source that the settings name; its YAML is read once."""
         if name not in self._named:
-            self._named[name] = load_source(name)
-            self._know(self._named[name])
+            source = load_source(name)  # by two tables at once, perhaps, which does no harm
+            if same := [other for other, known in self._named.items() if other != name and known.name == source.name]:
+                raise SettingsError(
+                    f"Two sources are named {source.name}, and would share their tables.",
+                    found=f"{same[0]} and {name}",
+                    do="give one of them another `name`, or take one out of `sources`",
+                )
+            self._named[name] = source
+            self._know(source)
         return self._named[name]
 
     def _know(self, source: Source) -> None:
+        taken = {other.bronze(name): other.name for other in self._sources.values() for name in other.entities}
+        for bronze in map(source.bronze, source.entities):
+            if taken.get(bronze, source.name) != source.name:
+                raise SettingsError(
+                    "Two sources claim one table.",
+                    found=f"{bronze}, of {taken[bronze]} and of {source.name}",
+                    do="give one of the sources, or its entity, another name",
+                )
         self._sources[source.name] = source
         for name, entity in source.entities.items():
             self._bronze[source.bronze(name)] = bronze_table(entity)
@@ -234,6 +251,7 @@ class Store:
             definition = source.model_dump_json(by_alias=True)
             self.meta.add("sources", source=source.name, fingerprint=fingerprint(source), definition=definition)
 
+    @told_plainly
     def ingest(self, name: str, entity: str) -> Outcome:
         """Take in the files of one entity of a source that have not been taken in yet, each exactly once.
 
@@ -261,6 +279,7 @@ class Store:
 
     # Refresh
 
+    @told_plainly
     def refresh(self, name: str, given: dict[str, Given] | None = None) -> Outcome:
         """Bring a table up to date: build and write it, unless nothing that it is made of has changed.
 
@@ -271,17 +290,23 @@ class Store:
         Raises:
             WaresError: The write was refused; the table is as it was.
         """
-        started = time.monotonic()
         with self.lake.begin(name) as write, self.lake.begin(twin_name(name)) as beside:
-            outcome = self._refresh(self.tables[name], given or {}, write, beside)
-        return replace(outcome, seconds=time.monotonic() - started)
+            return self._refresh(self.tables[name], given or {}, write, beside)
 
     def _refresh(self, file: TableFile, given: dict[str, Given], write: Write, beside: Write) -> Outcome:
+        started = time.monotonic()
         name, inputs = file.name, self._states(file, given)
         code = sha256(file.code.encode()).hexdigest()[:16]
         mark = self.meta.mark(name) if write.version is not None else None
+        if gone := [table for table in mark.inputs if table in self._bronze and not self.exists(table)] if mark else []:
+            raise ConflictError(
+                f"A table that {name} was made of is gone, and its rows would be lost.",
+                found=f"nothing at {', '.join(map(self.location, gone))}",
+                do=f"run jobs/bronze.py, which takes its files in again; to do without them, move {name} away too",
+            )
         if mark and (mark.fingerprint, mark.inputs) == (code, inputs):
-            return Outcome(name, "unchanged", mark.version, mark.account)
+            seconds = time.monotonic() - started
+            return self._fresh(Outcome(name, "unchanged", mark.version, mark.account, seconds=seconds))
         values = {parameter: value.value for parameter, value in given.items()}
         build = _Build(file, inputs, code, values, write.version)
         rows = shaped(file, self._built(build))
@@ -293,13 +318,32 @@ class Store:
             written = self._write_change(build, beside, mark, change)
         else:
             written = self._write_all(build, write, beside, mark, rows, lowered)
-        outcome = replace(written.outcome, why=why)
+        outcome = replace(written.outcome, why=why, seconds=time.monotonic() - started)
         self.meta.remember(name, written.mark)
         if outcome.status != "unchanged":
             self.meta.add_lineage(name, outcome.version, lineage)
-            self.meta.add_quality(outcome, written.hits)
+            outcome = self.meta.add_quality(outcome, written.hits, written.tally)
             self.meta.add_access(name, self.run_id, lowered)
-        return outcome
+        return self._fresh(outcome)
+
+    def _fresh(self, outcome: Outcome) -> Outcome:
+        """The outcome with a warning if the table's newest row is too old, by the start of the run.
+
+        Raises:
+            QualityError: It is, and the table file says that this stops the run.
+        """
+        fresh = self.tables[outcome.table].table.fresh
+        since = fresh and self.started - timedelta(days=fresh.days)
+        if not fresh or not self.read(outcome.table).where(col(fresh.column) >= lit(since)).isEmpty():
+            return outcome
+        stale = f"no {fresh.column} within the last {fresh.days:g} days"
+        if fresh.severity == "stop":
+            raise QualityError(
+                f"The table {outcome.table} is stale, so nothing is built from it.",
+                found=stale,
+                do="see why nothing new was delivered, or allow more days in `fresh` of the table file",
+            )
+        return replace(outcome, warnings=(*outcome.warnings, stale))
 
     def refresh_all(self, names: Iterable[str], report: Callable[[Outcome], None]) -> list[Outcome]:
         """Refresh tables, each after those that it reads, two at a time: small tables fill the gaps that large ones leave.
@@ -309,7 +353,7 @@ class Store:
             report: Is told what became of each, as soon as that is known.
         """
         wanted = set(names)
-        graph = {name: [read for read in self.tables[name].inputs if read in wanted] for name in self.tables if name in wanted}
+        graph = {name: [read for read in self.tables[name].follows if read in wanted] for name in self.tables if name in wanted}
         return self._in_order(graph, self.refresh, report)
 
     def _in_order(
@@ -366,7 +410,7 @@ class Store:
                 do="pass it to refresh(..., given=...), or name the parameter after a table",
             )
         states = {parameter: value.version for parameter, value in given.items()}
-        for name in file.inputs:
+        for name in (*file.inputs, *_rejecting(file)):
             if name.startswith("bronze."):
                 for source, mapping in self._mappings(name):
                     bronze = source.bronze(mapping.entity)
@@ -460,6 +504,7 @@ class Store:
             return None, "the account of its rows is lost"
         changed = {name for name in (*build.inputs, *mark.inputs) if build.inputs.get(name) != mark.inputs.get(name)}
         feeds: dict[str, DataFrame] = {}
+        referred = _rejecting(build.file)
         for name in sorted(changed):
             before, now = mark.inputs.get(name), build.inputs.get(name)
             if name.startswith(MAPPING):
@@ -476,9 +521,14 @@ class Store:
                 return None, f"{name} was made anew"
             if lost := self.lake.lost_changes(name, after, until):
                 return None, lost
-            if refresh.kind == "append" and not self.lake.only_appended(name, after, until):
+            read = name not in referred or name in build.file.inputs
+            if refresh.kind == "append" and read and not self.lake.only_appended(name, after, until):
                 return None, f"rows of {name} were changed or taken away"
             feed = self.lake.changes(name, after, until)
+            if name in referred and not net(feed, list(self.tables[name].table.keys)).isEmpty():
+                return None, f"the keys of {name} have changed, to which rows have to refer"
+            if not read:
+                continue
             if name in keyed or name in refresh.through:
                 feeds[name] = feed
             elif not net(feed, used_columns(lineage, name)).isEmpty():
@@ -505,12 +555,24 @@ class Store:
         """The lineage of the rows of a table, once the flow check has let them pass."""
         columns = stored_columns(file)
         lineage = trace(rows.select(*(column.name for column in columns)), self._leaves)
+        keys = [Ref(name, key) for name in _rejecting(file) for key in self.tables[name].table.keys]
+        lineage = lineage.decided_by(keys, JOIN)
         check_flow(file.name, replace(file.table, columns=columns), lineage, self.label_of)
         return lineage.after("PSEUDONYM", pseudonymised(file.table))
 
     def _checked(self, build: _Build, rows: DataFrame) -> DataFrame:
         """Shaped rows with their pseudonyms, and with the rules that they break."""
-        return checked(build.file, with_pseudonyms(rows, build.file.table, self._secret()))
+        return checked(build.file, with_pseudonyms(rows, build.file.table, self._secret()), self._referred(build))
+
+    def _referred(self, build: _Build) -> dict[Reference, DataFrame]:
+        """The keys of the tables that rows refer to. Where orphans are only counted, one that is not there yet is passed over."""
+        referred = {}
+        for reference in build.file.table.references:
+            name, state = reference.table, build.inputs.get(reference.table)
+            if state or self.exists(name):
+                rows = self.read(name, self.lake.version_of(name, state) if state else None)
+                referred[reference] = rows.select(*self.tables[name].table.keys)
+        return referred
 
     def _secret(self) -> str | None:
         """Where the key for pseudonyms is."""
@@ -542,6 +604,7 @@ class Store:
             counts.hits |= hits(beside.staged(rejected.schema))
         check_share(file, counts)
         self._merge_repeated(file, write, counted.kept, counts)
+        counts.nulls = write.nulls()
         merged = counts.rows_in - counts.rejected - counts.kept
         account = Account(counts.rows_in, counts.kept, counts.rejected, merged, counts.content)
         if mark and self._holds(file, mark, account):
@@ -552,7 +615,7 @@ class Store:
         version = write.commit({**build.mark(0, self.run_id, account).note(), "lowered": lowered}).version
         before = mark.account.kept if mark and mark.account else 0
         outcome = Outcome(file.name, "written", version, account, (account.kept, 0, before))
-        return _Written(outcome, build.mark(version, self.run_id, account), counts.hits)
+        return _Written(outcome, build.mark(version, self.run_id, account), counts.hits, Tally(counts.kept, counts.nulls))
 
     def _commit_beside(self, file: TableFile, beside: Write, before: int | None = None) -> int | None:
         """Commit what was staged of rejected rows; returns the version of them that counts now, `before` if nothing was."""
@@ -617,7 +680,8 @@ class Store:
             )
         account = account.settled(commit.metrics)
         outcome = Outcome(file.name, "changed", commit.version, account, commit.changed)
-        return _Written(outcome, build.mark(commit.version, self.run_id, account), counts.hits)
+        mark = build.mark(commit.version, self.run_id, account)
+        return _Written(outcome, mark, counts.hits, Tally(counts.kept, counts.nulls))
 
     def _merge_keys(self, build: _Build, beside: Write, mark: Mark, change: _Change) -> _Written:
         """Build the keys that a change touches, and bring what differs into the table."""
@@ -655,7 +719,7 @@ class Store:
                         delete=f"new.{CHANGE} = 'delete'",
                     )
         outcome = Outcome(file.name, "changed", commit.version, account, changed)
-        return _Written(outcome, replace(after, version=commit.version), counts.hits)
+        return _Written(outcome, replace(after, version=commit.version), counts.hits, Tally(counts.kept, counts.nulls))
 
     def _rejects(self, name: str, account: Account) -> DataFrame | None:
         """The rejected rows that belong to an account; None for no table of them."""
@@ -687,6 +751,11 @@ class Store:
         observation = Observation()
         write.stage(observe_content(rejected, observation), "overwrite")
         return observation.get["rows"]
+
+
+def _rejecting(file: TableFile) -> list[str]:
+    """The tables that decide which rows of a table are kept, since those that refer to none of theirs are rejected."""
+    return [reference.table for reference in file.table.references if reference.severity == "reject"]
 
 
 @dataclass(frozen=True)
@@ -737,11 +806,12 @@ class _Change:
 
 @dataclass(frozen=True)
 class _Written:
-    """What a write came to, the mark that it leaves, and how many rows broke each rule."""
+    """What a write came to, the mark that it leaves, how many rows broke each rule, and the rows that it wrote."""
 
     outcome: Outcome
     mark: Mark
     hits: dict[str, int] = field(default_factory=dict)
+    tally: Tally | None = None
 
 
 @contextmanager

@@ -56,6 +56,44 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """Rows of another table that the rows of this one refer to, by its keys. A row that refers to none is an orphan.
+
+    A row with a null among the columns refers to nothing, and is no orphan.
+
+    Args:
+        columns: The columns that hold the keys of the other table, in their order.
+        table: The other table, as `layer.name`. It is refreshed first.
+        severity: Whether an orphan is only counted, among the rows that a run writes, or rejected. If it is rejected, the other
+            table decides which rows there are, as those that `build` reads do: where its keys change, this one is built in full.
+    """
+
+    columns: tuple[str, ...]
+    table: str
+    severity: Literal["reject", "warn"] = "warn"
+
+    @property
+    def rule(self) -> str:
+        """Names it among the rules."""
+        return f"{'_'.join(self.columns)}_in_{self.table}"
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """How old the newest row may be, by the clock at the start of a run. It is looked at after each refresh of the table.
+
+    Args:
+        column: A time, or a day.
+        days: The age that is still allowed.
+        severity: Whether an older table is only mentioned, or stops the run, so that nothing is built from it.
+    """
+
+    column: str
+    days: float
+    severity: Literal["stop", "warn"] = "warn"
+
+
+@dataclass(frozen=True)
 class Through:
     """How a change in an input that lacks the refresh keys finds the keys that it touches: by the rows of another input.
 
@@ -109,7 +147,9 @@ class Table:
         keys: The columns that name a row. They are never null, and no two rows share them.
         columns: The columns, in order.
         checks: The rules that rows must keep.
+        references: The rows of other tables that must be there.
         refresh: How the table follows its inputs.
+        fresh: How old its newest row may be; None for any age.
         newest: Where rows share their keys and the table keeps one (silver): the columns that say which is the
             newest. Ties go to the file that sorts last, and in it to the last row.
         max_rejected: The share of rows in that may be rejected before the write is refused.
@@ -121,7 +161,9 @@ class Table:
     keys: tuple[str, ...]
     columns: tuple[Column, ...]
     checks: tuple[Check, ...] = ()
+    references: tuple[Reference, ...] = ()
     refresh: Refresh = FULL
+    fresh: Freshness | None = None
     newest: tuple[str, ...] = ()
     max_rejected: float = 0.5
     version: int = 1
