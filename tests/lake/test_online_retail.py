@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import yaml
+from deliveries import LENIENT, contents, take_in
 from helpers import SHARED, open_store, write_source
 from pyspark.sql import SparkSession
 from wares.lake.store import Store
@@ -53,3 +56,22 @@ def test_rejected_rows_are_stock_notes(store: Store) -> None:
     """All of them take stock off without being a cancellation."""
     rules = {violation["rule"] for row in store.rejected("silver.orders").collect() for violation in row["_violations"]}
     assert rules == {"sale_not_negative"}
+
+
+@pytest.mark.slow
+def test_day_by_day_equals_at_once(spark: SparkSession, tmp_path: Path) -> None:
+    """Thirty days of the year, each taken to gold on its own, in the order in which they came."""
+    days = sorted((SHARED / "online_retail").glob("*.csv"))[::10][:30]
+    source = yaml.safe_load((PROJECT / "conf" / "sources" / "online_retail.yaml").read_text(encoding="utf-8"))
+    source["entities"]["invoices"]["path"] = str(tmp_path / "files" / "*.csv")
+    path = write_source(tmp_path, source)
+    (tmp_path / "files").mkdir()
+    for day in days:
+        shutil.copy(day, tmp_path / "files")
+        with open_store(spark, tmp_path / "by day", path, tables=LENIENT) as store:
+            outcomes = take_in(store, path)
+        assert outcomes["silver.orders"].status != "unchanged"
+    with open_store(spark, tmp_path / "at once", path, tables=LENIENT) as anew:
+        take_in(anew, path)
+    assert outcomes["gold.product_profiles"].status == "changed"
+    assert contents(store) == contents(anew)
