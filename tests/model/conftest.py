@@ -47,6 +47,7 @@ def spec() -> Spec:
                 {"name": "pair_baskets", "from": "pair.baskets", "kind": "numeric", "side": "both", "scale": "log"},
                 {"name": "pair_gap", "from": "pair.gap", "kind": "numeric", "side": "deep"},
                 {"name": "type_lines", "from": "type.lines", "kind": "numeric", "side": "both", "scale": "log"},
+                {"name": "affinity_ease", "from": "affinity.ease", "kind": "numeric", "side": "both"},
                 {"name": "history_x_product", "kind": "cross", "side": "wide", "of": ["history", "product"], "buckets": 512},
                 {"name": "age_x_type", "kind": "cross", "side": "wide", "of": ["age", "type"], "buckets": 64},
             ],
@@ -72,7 +73,7 @@ def products() -> pa.Table:
 def users() -> pa.Table:
     """Users with their past, shaped like `with_past`; the last one never bought anything."""
     random = np.random.default_rng(2)
-    pairs, types, recent = [], [], []
+    pairs, types, affinities, recent = [], [], [], []
     for _ in range(USERS - 1):
         bought = random.choice(PRODUCTS + 5, 20, replace=False)  # some are no longer in the catalogue
         pairs.append(
@@ -84,6 +85,9 @@ def users() -> pa.Table:
         types.append(
             [{"type": f"t{n}", "lines": int(random.integers(1, 30))} for n in random.choice(TYPES + 2, 4, replace=False)]
         )
+        # Some of what was bought, and some of what was not.
+        near = [*bought[:8], *random.choice(np.setdiff1d(np.arange(PRODUCTS + 5), bought), 12, replace=False)]
+        affinities.append([{"product_id": f"p{n}", "ease": float(random.normal()), "is_new": n not in bought} for n in near])
         recent.append([f"p{n}" for n in bought[: random.integers(1, 8)]])
     return pa.table(
         {
@@ -95,6 +99,10 @@ def users() -> pa.Table:
                 [*pairs, None], pa.list_(pa.struct({"product_id": pa.string(), "baskets": pa.int32(), "gap": pa.float32()}))
             ),
             "types": pa.array([*types, None], pa.list_(pa.struct({"type": pa.string(), "lines": pa.int32()}))),
+            "affinities": pa.array(
+                [*affinities, None],
+                pa.list_(pa.struct({"product_id": pa.string(), "ease": pa.float32(), "is_new": pa.bool_()})),
+            ),
         }
     )
 
@@ -106,6 +114,7 @@ def examples(users: pa.Table, products: pa.Table) -> pa.Table:
     for user in users.to_pylist():
         pairs = {pair["product_id"]: pair for pair in user["pairs"] or []}
         types = {past["type"]: past for past in user["types"] or []}
+        near = {row["product_id"]: row["ease"] for row in user["affinities"] or []}
         for product in products.to_pylist():
             pair, past = pairs.get(product["product_id"], {}), types.get(product["type"], {})
             rows.append(
@@ -120,6 +129,7 @@ def examples(users: pa.Table, products: pa.Table) -> pa.Table:
                     **{f"product_{name}": product[name] for name in ("type", "baskets", "weeks")},
                     **{f"pair_{name}": pair.get(name) for name in ("baskets", "gap")},
                     "type_lines": past.get("lines"),
+                    "affinity_ease": near.get(product["product_id"]),
                 }
             )
     return pa.Table.from_pylist(rows)

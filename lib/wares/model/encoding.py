@@ -19,7 +19,7 @@ NONE, OTHER = 0, 1
 
 SMALLEST_SPREAD = 1e-3
 
-SPARSE: tuple[Part, ...] = ("pair", "type")
+SPARSE: tuple[Part, ...] = ("pair", "type", "affinity")
 """Parts of which most pairs of a user and a product have no row. Their numbers begin with 1 if there is one; else all are 0."""
 
 HASH = (7_919_777, 104_729)

@@ -61,11 +61,14 @@ def evaluate(network: Network, products: pa.Table, users: DataFrame, seed: int) 
 
 
 def with_truth(
-    moments: DataFrame, interactions: DataFrame, users: DataFrame, products: DataFrame, pairs: DataFrame, types: DataFrame
+    moments: DataFrame, interactions: DataFrame, users: DataFrame, products: DataFrame, **past: DataFrame
 ) -> DataFrame:
     """Users at one moment with their past, and `truth`: the known products that each bought within the moment's span.
 
     Users who bought nothing then are left out.
+
+    Args:
+        past: As in `with_past`.
     """
     key = ["source", "user_id", "moment"]
     span = expr("make_dt_interval(span) - INTERVAL 1 MICROSECOND")
@@ -81,7 +84,7 @@ def with_truth(
         .groupBy(*key)
         .agg(collect_set("product_id").alias("truth"))
     )
-    return with_past(moments, users.where("baskets > 0"), pairs, types).join(truth, key)
+    return with_past(moments, users.where("baskets > 0"), **past).join(truth, key)
 
 
 def flat(report: Report, role: str) -> dict[str, float]:

@@ -5,7 +5,7 @@ The logit of a pair is a sum of three:
     deep   two dense layers over embeddings, the averaged history and all numbers: what carries over to what is rare
     match  the inner product of a vector of the user and one of the product
 
-The first deep layer is written as a sum with one term for each part (user, product, pair, type), so that batch scoring
+The first deep layer is written as a sum with one term for each part (user, product, pair, type, affinity), so that batch scoring
 computes the user's and the product's terms once, not once for each pair (see scorer.py).
 """
 

@@ -1,10 +1,11 @@
 """Exact scores of every user for every product in plain numpy, from the weights of the Keras network.
 
-The network's first deep layer is a sum of a term of the user, one of the product, one of the user's past with the product
-and one of the user's past with its type. The product's term is computed once for all users, the user's once for all
-products; a user has a past with some hundred types and products only, so those two terms are small tables, looked up by
-type and put right for the few products afterwards. Crosses become, for each user, one small table over the vocabulary of
-what is offered. What is left for each pair is a sum, the second layer, and one inner product.
+The network's first deep layer is a sum of a term of the user, one of the product, one of the user's past with the product,
+one of the user's past with its type and one of how well it goes with that past. The product's term is computed once for all
+users, the user's once for all products; a user has rows of the others for some hundred types and products only, so those
+terms are small tables, looked up by type and put right for the few products afterwards. Crosses become, for each user, one
+small table over the vocabulary of what is offered. What is left for each pair is a sum, the second layer, and one inner
+product.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import pyarrow.compute as pc
 from wares.model.encoding import NONE, Arrays, Encoding, cross_bucket, encode
 from wares.model.spec import Categorical, Part, Sequence, Spec
 
+LISTS: dict[Part, str] = {"pair": "pairs", "type": "types", "affinity": "affinities"}
+"""The column of a user's rows of each part that has several."""
 BLOCK = 2048
 """Products whose layers are computed at a time: small enough that they stay in the processor's cache."""
 BEST_SELLERS = 5_000
@@ -139,8 +142,8 @@ class Scorer:
         """Yield each user's logits for the whole catalogue.
 
         Args:
-            users: Rows of gold.user_features, with `pairs` and `types`: lists of structs, the user's rows of
-                gold.pair_features and gold.type_features.
+            users: Rows of gold.user_features, with `pairs`, `types` and `affinities`: lists of structs, the user's rows of
+                gold.pair_features, gold.type_features and gold.affinities.
         """
         for start in range(0, users.num_rows, USERS):
             yield from self._some(users.slice(start, USERS), start)
@@ -151,7 +154,8 @@ class Scorer:
         joined = network.joined("user", rows)
         first, linear = network.first("user", joined), network.linear("user", rows)
         matches = network.match("user", joined) @ catalogue.match.T
-        pairs, types = self._past("pair", users, "product_id", catalogue.ids), self._past("type", users, "type", catalogue.types)
+        types = self._past("type", users, "type", catalogue.types)
+        pairs, affinities = (self._past(part, users, "product_id", catalogue.ids) for part in ("pair", "affinity"))
         baskets = pc.struct_field(_whole(users["pairs"]).flatten(), "baskets").to_numpy(zero_copy_only=False)
         for user in range(users.num_rows):
             type_rows = types.of(user)
@@ -168,16 +172,21 @@ class Scorer:
             logits += past_linear[which]
             for cross in spec.crosses:
                 logits += self._cross(cross.of, f"wide_{cross.name}/weights", rows, user)
-            pair_rows = pairs.of(user)
-            bought = pairs.place[pair_rows]
-            corrected = (
-                logits[bought] + pairs.linear[pair_rows] + self._layers(bought, first[user], past, which, pairs.first[pair_rows])
-            )
+            # A product may have a row of either, or of both.
+            own = [(part, part.of(user)) for part in (pairs, affinities)]
+            apart = np.unique(np.concatenate([part.place[found] for part, found in own]))
+            corrected, terms = logits[apart], catalogue.first[apart] + first[user] + past[which[apart]]
+            for part, found in own:
+                at = np.searchsorted(apart, part.place[found])
+                corrected[at] += part.linear[found]
+                terms[at] += part.first[found]
+            corrected += self._layers(terms)
             for begin in range(0, len(logits), BLOCK):
                 block = slice(begin, begin + BLOCK)
                 logits[block] += self._block(block, first[user], past, which[block])
-            logits[bought] = corrected
-            yield Scored(start + user, logits, bought, baskets[pair_rows])
+            logits[apart] = corrected
+            bought = pairs.of(user)
+            yield Scored(start + user, logits, pairs.place[bought], baskets[bought])
 
     def _block(self, block: slice, user: np.ndarray, past: np.ndarray, which: np.ndarray) -> np.ndarray:
         """The deep side for neighbouring products, in buffers that are used again and again."""
@@ -193,12 +202,9 @@ class Scorer:
         np.maximum(second, 0, out=second)
         return second @ self._deep[0]
 
-    def _layers(
-        self, products: np.ndarray, user: np.ndarray, past: np.ndarray, which: np.ndarray, pairs: np.ndarray
-    ) -> np.ndarray:
-        """The deep side for the few products that the user has bought before."""
-        first = np.maximum(self.catalogue.first[products] + user + past[which[products]] + pairs, 0)
-        return np.maximum(first @ self._second[0] + self._second[1], 0) @ self._deep[0]
+    def _layers(self, terms: np.ndarray) -> np.ndarray:
+        """The deep side from sums of the first layer."""
+        return np.maximum(np.maximum(terms, 0) @ self._second[0] + self._second[1], 0) @ self._deep[0]
 
     def _cross(self, of: tuple[str, str], weights: str, rows: Arrays, user: int) -> np.ndarray:
         """A cross's weight for each product: summed over what the user has, for each value that can be offered."""
@@ -209,7 +215,7 @@ class Scorer:
         return table[buckets].sum(axis=0)[self.catalogue.offered[of[1]]]
 
     def _past(self, part: Part, users: pa.Table, key: str, keys: pa.Array) -> _Past:
-        lists = _whole(users[f"{part}s"])
+        lists = _whole(users[LISTS[part]])
         lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
         rows = lists.flatten()
         columns = {name: rows.field(name) for name in (feature.source_column for feature in self.network.spec.numbers(part))}
@@ -221,7 +227,7 @@ class Scorer:
 
 @dataclass(frozen=True)
 class _Past:
-    """The terms of some users' past with products, or with types, one row after the other.
+    """The terms of some users' rows of one part, one row after the other.
 
     Args:
         first: Of the first deep layer, [rows, hidden].

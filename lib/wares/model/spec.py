@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from wares.errors import ModelError
 from wares.settings import read_yaml, validate
 
-Part = Literal["user", "product", "pair", "type"]
-"""Which feature table a feature comes from: of the user, the product, the user and the product, the user and the type."""
+Part = Literal["user", "product", "pair", "type", "affinity"]
+"""Which feature table a feature comes from: of the user, the product, the user and the product, the user and the type, and
+of how well the product goes with what the user bought."""
 
-PARTS: tuple[Part, ...] = ("user", "product", "pair", "type")
+PARTS: tuple[Part, ...] = ("user", "product", "pair", "type", "affinity")
 
 
 class _Model(BaseModel):
@@ -26,7 +27,7 @@ class _Stored(_Model):
     """A feature that stands in a column of a feature table."""
 
     name: str
-    origin: str = Field(alias="from", pattern=r"^(user|product|pair|type)\.[a-z_0-9]+$")
+    origin: str = Field(alias="from", pattern=r"^(user|product|pair|type|affinity)\.[a-z_0-9]+$")
     side: Literal["wide", "deep", "both"]
 
     @property

@@ -35,6 +35,7 @@ READ = (
     "gold.product_features",
     "gold.pair_features",
     "gold.type_features",
+    "gold.affinities",
 )
 """The tables that a run reads; their versions are pinned when it begins."""
 
@@ -161,8 +162,9 @@ def _evaluate(store: Store, versions: dict[str, int], network: Network, source: 
         frames["interactions"],
         frames["user_features"],
         frames["product_features"],
-        frames["pair_features"],
-        frames["type_features"],
+        pairs=frames["pair_features"],
+        types=frames["type_features"],
+        affinities=frames["affinities"],
     )
     products = frames["product_features"].where(f"role = '{role}' AND baskets > 0").toArrow()
     return evaluate(network, products, users, store.settings.train.seed)

@@ -23,13 +23,22 @@ from pyspark.sql.functions import (
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, IDENTIFIER, INTERNAL
 from wares.lake.table import Check, Column, Table
-from wares.tables.gold import pair_features, product_features, type_features, user_features
+from wares.tables.gold import affinities, pair_features, product_features, type_features, user_features
 
-DRAWS = 60
-"""Products drawn for each user and moment; those that the user had not bought before become examples."""
+DRAWS = 30
+"""Products drawn for each user and moment; those that the user had not bought before, and that are not among the best
+products that go with what was, become examples."""
+AFFINITY_RATE = 0.2
+"""The share of those best ones that is taken."""
 
-PARTS = {"user": user_features, "product": product_features, "pair": pair_features, "type": type_features}
-NO_FEATURE = ("source", "user_id", "product_id", "moment", "role")
+PARTS = {
+    "user": user_features,
+    "product": product_features,
+    "pair": pair_features,
+    "type": type_features,
+    "affinity": affinities,
+}
+NO_FEATURE = ("source", "user_id", "product_id", "moment", "role", "is_new")
 FEATURES = {
     part: [column for column in file.TABLE.columns if column.name not in (*NO_FEATURE, *(("type",) if part == "type" else ()))]
     for part, file in PARTS.items()
@@ -67,19 +76,25 @@ def build(
     gold_product_features: DataFrame,
     gold_pair_features: DataFrame,
     gold_type_features: DataFrame,
+    gold_affinities: DataFrame,
 ) -> DataFrame:
     moments = gold_moments.where("role IN ('train', 'validation')")
     users = gold_user_features.where("role IN ('train', 'validation') AND baskets > 0")
     products = _with_slots(gold_product_features.where("role IN ('train', 'validation') AND baskets > 0"))
     pairs = gold_pair_features.join(broadcast(moments.select("source", "moment")), ["source", "moment"])
-    weight = when(col("pair_baskets").isNotNull(), 1 / _own_rate(col("pair_recent"))).otherwise(
-        col("all_slots") / (DRAWS * col("slots"))
+    affine = gold_affinities.join(broadcast(moments.select("source", "moment")), ["source", "moment"])
+    # Each pair has one way to become an example if it was not bought: by the first that fits, at that way's rate.
+    weight = (
+        when(col("pair_baskets").isNotNull(), 1 / _own_rate(col("pair_recent")))
+        .when(col("affinity_ease").isNotNull(), lit(1 / AFFINITY_RATE))
+        .otherwise(col("all_slots") / (DRAWS * col("slots")))
     )
     return (
-        _pairs(gold_interactions, moments, users, products, pairs)
+        _pairs(gold_interactions, moments, users, products, pairs, affine)
         .join(_features("pair", pairs), ["source", "user_id", "product_id", "moment"], "left")
-        # What the user had bought before is an example by its own rate, not because it was drawn.
-        .where("NOT drawn OR pair_baskets IS NULL")
+        .join(_features("affinity", affine), ["source", "user_id", "product_id", "moment"], "left")
+        # What the user had bought before, or what goes with it, is an example by its own rate, not because it was drawn.
+        .where("NOT drawn OR (pair_baskets IS NULL AND affinity_ease IS NULL)")
         .join(_features("product", products, "slots", "all_slots"), ["source", "product_id", "moment"])
         .join(
             _features("type", gold_type_features).withColumnRenamed("type", "product_type"),
@@ -100,7 +115,9 @@ def _features(part: str, frame: DataFrame, *more: str) -> DataFrame:
     return frame.select(*keys, *(col(name).alias(f"{part}_{name}") for name in frame.columns if name in names), *more)
 
 
-def _pairs(interactions: DataFrame, moments: DataFrame, users: DataFrame, products: DataFrame, pairs: DataFrame) -> DataFrame:
+def _pairs(
+    interactions: DataFrame, moments: DataFrame, users: DataFrame, products: DataFrame, pairs: DataFrame, affine: DataFrame
+) -> DataFrame:
     """Each pair that may become an example, once, with `label` and `drawn`: there only because it was drawn.
 
     All choices hang on hashes of the keys, so the same tables give the same examples.
@@ -113,15 +130,31 @@ def _pairs(interactions: DataFrame, moments: DataFrame, users: DataFrame, produc
         .where(col("at").between(col("moment"), col("moment") + span))
         .select(*key, lit(1).alias("label"), lit(False).alias("drawn"))
     )
-    chance = pmod(xxhash64(lit("own"), *key), lit(1_000_000)) / 1_000_000
-    own = pairs.where(chance < _own_rate(col("recent"))).select(*key, lit(0).alias("label"), lit(False).alias("drawn"))
+    unbought = [lit(0).alias("label"), lit(False).alias("drawn")]
+    own = pairs.where(_chance("own", key) < _own_rate(col("recent"))).select(*key, *unbought)
+    near = affine.where(col("is_new") & (_chance("affinity", key) < AFFINITY_RATE)).select(*key)
+    # The keys are those of users and products: what Python gave back is told of all that it had seen.
+    near = (
+        products.select("source", "moment", "product_id")
+        .join(
+            users.select("source", "moment", "user_id").join(near, ["source", "moment", "user_id"]),
+            ["source", "moment", "product_id"],
+        )
+        .select(*key, *unbought)
+    )
     drawn = _drawn(users, products).select(*key, lit(0).alias("label"), lit(True).alias("drawn"))
     return (
         bought.unionByName(own)
+        .unionByName(near)
         .unionByName(drawn)
         .groupBy(*key)
         .agg(max("label").cast("float").alias("label"), bool_and("drawn").alias("drawn"))
     )
+
+
+def _chance(what: str, key: list[str]) -> Expression:
+    """A number from 0 to below 1 that hangs on the key alone."""
+    return pmod(xxhash64(lit(what), *key), lit(1_000_000)) / 1_000_000
 
 
 def _own_rate(recent: Expression) -> Expression:

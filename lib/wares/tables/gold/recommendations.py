@@ -39,31 +39,35 @@ def build(
     gold_product_features: DataFrame,
     gold_pair_features: DataFrame,
     gold_type_features: DataFrame,
+    gold_affinities: DataFrame,
     scorer: Scorer,
 ) -> DataFrame:
     now = gold_moments.where("role = 'now'")
     offered = gold_product_features.where("role = 'now' AND is_offered").select("source", "product_id")
     ranked = (
-        with_past(now, gold_user_features, gold_pair_features, gold_type_features)
+        with_past(now, gold_user_features, pairs=gold_pair_features, types=gold_type_features, affinities=gold_affinities)
         .repartition(PARTS)
         .mapInArrow(scorer, TABLE.schema())
     )
     return ranked.join(offered, ["source", "product_id"], "left_semi").select(*TABLE.by_name)
 
 
-def with_past(moments: DataFrame, users: DataFrame, pairs: DataFrame, types: DataFrame) -> DataFrame:
-    """Users at some moments, each with its past with products and types.
+def with_past(moments: DataFrame, users: DataFrame, **past: DataFrame) -> DataFrame:
+    """Users at some moments, each with its past: with products, with types, and what goes with it.
+
+    Args:
+        users: Rows of gold.user_features.
+        past: Feature tables that have several rows for a user and moment, by the name that each gets.
 
     Returns:
-        The rows of gold.user_features at these moments, with the columns `pairs` and `types`: lists of the user's rows of
-        gold.pair_features and gold.type_features, as structs; null for a user who never bought.
+        The users at these moments, with a column for each of `past`: the list of the user's rows there, as structs; null for
+        a user who has none.
     """
     key = ["source", "user_id", "moment"]
     chosen = broadcast(moments.select("source", "moment"))
-
-    def lists(frame: DataFrame, name: str) -> DataFrame:
+    found = users.join(chosen, ["source", "moment"], "left_semi")
+    for name, frame in past.items():
         columns = [column for column in frame.columns if column not in key]
-        return frame.join(chosen, ["source", "moment"], "left_semi").groupBy(*key).agg(collect_list(struct(*columns)).alias(name))
-
-    here = users.join(chosen, ["source", "moment"], "left_semi")
-    return here.join(lists(pairs, "pairs"), key, "left").join(lists(types, "types"), key, "left")
+        here = frame.join(chosen, ["source", "moment"], "left_semi")
+        found = found.join(here.groupBy(*key).agg(collect_list(struct(*columns)).alias(name)), key, "left")
+    return found

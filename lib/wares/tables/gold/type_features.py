@@ -1,10 +1,12 @@
 """What a user had bought of a type of product before a moment: how often, how lately, and how many products."""
 
 from pyspark.sql import DataFrame
-from pyspark.sql.functions import col, count, min, sum
+from pyspark.sql.functions import col, count, greatest, least, lit, max, min, sum, when
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, IDENTIFIER, INTERNAL
 from wares.lake.table import Column, Table
+
+TRIED = 120
 
 TABLE = Table(
     keys=("source", "user_id", "type", "moment"),
@@ -18,6 +20,11 @@ TABLE = Table(
         Column("recent", "float", CONFIDENTIAL + BEHAVIOUR, "The same, each halved every 20 days."),
         Column("steady", "float", CONFIDENTIAL + BEHAVIOUR, "The same, each halved every 120 days."),
         Column("days_since", "int", CONFIDENTIAL + BEHAVIOUR, "Days since the last one."),
+        Column("days_known", "int", CONFIDENTIAL + BEHAVIOUR, "Days since the first one."),
+        Column(
+            "due", "float", CONFIDENTIAL + BEHAVIOUR, "Days since the last one in mean gaps, at most 8; null after a single one."
+        ),
+        Column("tried", "int", CONFIDENTIAL + BEHAVIOUR, f"Products of the type first bought in the last {TRIED} days."),
         Column(
             "repeats",
             "float",
@@ -30,6 +37,8 @@ TABLE = Table(
 
 def build(gold_pair_features: DataFrame, silver_products: DataFrame) -> DataFrame:
     types = silver_products.where("type IS NOT NULL").select("source", "product_id", "type")
+    gap = (col("days_known") - col("days_since")) / (col("lines") - 1)
+    due = when(col("lines") > 1, least(lit(8.0), col("days_since") / greatest(gap, lit(1.0))))
     return (
         gold_pair_features.join(types, ["source", "product_id"])
         .groupBy("source", "user_id", "type", "moment")
@@ -39,7 +48,10 @@ def build(gold_pair_features: DataFrame, silver_products: DataFrame) -> DataFram
             sum("recent").cast("float").alias("recent"),
             sum("steady").cast("float").alias("steady"),
             min("days_since").alias("days_since"),
+            max("days_known").alias("days_known"),
+            sum((col("days_known") <= TRIED).cast("int")).cast("int").alias("tried"),
         )
+        .withColumn("due", due.cast("float"))
         .withColumn("repeats", (col("lines") / col("products")).cast("float"))
         .select(*TABLE.by_name)
     )

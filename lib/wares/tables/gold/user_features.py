@@ -24,9 +24,11 @@ from pyspark.sql.functions import (
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, DEMOGRAPHIC, FINANCIAL, IDENTIFIER, INTERNAL, LOCATION
 from wares.lake.table import Check, Column, Table
+from wares.tables.gold.pair_features import halved
 
 HISTORY = 20
 """How many products and types a user's history holds."""
+TRIED = 56
 
 TABLE = Table(
     keys=("source", "user_id", "moment"),
@@ -42,7 +44,9 @@ TABLE = Table(
         Column("country", "string", CONFIDENTIAL + LOCATION, "Where the user lives."),
         Column("baskets", "int", CONFIDENTIAL + BEHAVIOUR, "Baskets before the moment; 0 for one who never bought."),
         Column("baskets_month", "int", CONFIDENTIAL + BEHAVIOUR, "The same in the last 28 days."),
-        Column("lines_month", "int", CONFIDENTIAL + BEHAVIOUR, "Lines of those baskets."),
+        Column("baskets_quarter", "int", CONFIDENTIAL + BEHAVIOUR, "The same in the last 84 days."),
+        Column("recent", "float", CONFIDENTIAL + BEHAVIOUR, "Baskets, each halved every 20 days."),
+        Column("lines_month", "int", CONFIDENTIAL + BEHAVIOUR, "Lines of the baskets in the last 28 days."),
         Column("basket_size", "float", CONFIDENTIAL + BEHAVIOUR, "Mean lines of a basket."),
         Column(
             "basket_value", "float", CONFIDENTIAL + BEHAVIOUR + FINANCIAL, "Mean value of a basket, in the source's currency."
@@ -50,6 +54,7 @@ TABLE = Table(
         Column("days_since", "int", CONFIDENTIAL + BEHAVIOUR, "Days since the last basket."),
         Column("days_known", "int", CONFIDENTIAL + BEHAVIOUR, "Days since the first basket."),
         Column("products", "int", CONFIDENTIAL + BEHAVIOUR, "Different products bought."),
+        Column("tried", "int", CONFIDENTIAL + BEHAVIOUR, f"Products first bought in the last {TRIED} days."),
         Column("repeat_share", "float", CONFIDENTIAL + BEHAVIOUR, "Share of those products that were bought again."),
         Column("promoted_share", "float", CONFIDENTIAL + BEHAVIOUR, "Share of lines bought when on display or in the mailer."),
         Column("weekdays", "array<float>", CONFIDENTIAL + BEHAVIOUR, "Share of baskets on each weekday in UTC, Monday first."),
@@ -67,6 +72,10 @@ TABLE = Table(
 )
 
 
+COUNTS = ("baskets", "baskets_month", "baskets_quarter", "lines_month", "products", "tried")
+"""What is 0 for a user who never bought."""
+
+
 def build(
     gold_interactions: DataFrame,
     gold_moments: DataFrame,
@@ -80,6 +89,7 @@ def build(
     known = silver_users.select("source", "user_id").join(broadcast(moments.where("role = 'now'")), "source").select(*user)
     pairs = gold_pair_features.groupBy(*user).agg(
         count("*").cast("int").alias("products"),
+        sum((col("days_known") <= TRIED).cast("int")).cast("int").alias("tried"),
         avg((col("baskets") > 1).cast("int")).cast("float").alias("repeat_share"),
         (sum(col("promoted_share") * col("baskets")) / sum("baskets")).cast("float").alias("promoted_share"),
         _most("product_id").alias("recent_products"),
@@ -93,7 +103,8 @@ def build(
         .join(types, user, "left")
         .join(described, ["source", "user_id"], "left")
         .join(broadcast(moments.drop("moment_day")), ["source", "moment"])
-        .withColumns({name: coalesce(name, lit(0)) for name in ("baskets", "baskets_month", "lines_month", "products")})
+        .withColumns({name: coalesce(name, lit(0)) for name in COUNTS})
+        .withColumn("recent", coalesce("recent", lit(0).cast("float")))
         .select(*TABLE.by_name)
     )
 
@@ -113,6 +124,8 @@ def _activity(interactions: DataFrame, moments: DataFrame) -> DataFrame:
         .agg(
             count("*").cast("int").alias("baskets"),
             sum((ago <= 28).cast("int")).cast("int").alias("baskets_month"),
+            sum((ago <= 84).cast("int")).cast("int").alias("baskets_quarter"),
+            sum(halved(ago, 20)).cast("float").alias("recent"),
             sum(when(ago <= 28, col("lines")).otherwise(0)).cast("int").alias("lines_month"),
             avg("lines").cast("float").alias("basket_size"),
             avg("value").cast("float").alias("basket_value"),

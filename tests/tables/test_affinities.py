@@ -1,0 +1,109 @@
+"""EASE against its closed form written down another way, and the rows that are made of its scores."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from helpers import rows_of
+from pyspark.sql import SparkSession
+from wares.tables.gold import affinities, pair_features
+
+MOMENT = datetime(2024, 3, 1)
+
+
+def bought(baskets: np.ndarray) -> pa.Table:
+    """Users' baskets with products, [users, products], as the group of one source and moment; users and products by number."""
+    user, product = np.nonzero(baskets)
+    order = np.random.default_rng(0).permutation(len(user))
+    rows = {
+        "source": ["shop"] * len(user),
+        "moment": [MOMENT] * len(user),
+        "user_id": [f"u{n:03}" for n in user[order]],
+        "product_id": [f"p{n:03}" for n in product[order]],
+        "baskets": pa.array(baskets[user, product][order], pa.int32()),
+    }
+    return pa.table(rows)
+
+
+def expected(baskets: np.ndarray, teachers: np.ndarray | None = None) -> np.ndarray:
+    """X B, column by column: B's column j is the ridge regression of product j on all others."""
+    x = np.log1p(baskets.astype(np.float64))
+    taught = x if teachers is None else x[teachers]
+    scores = np.zeros_like(x)
+    for j in range(x.shape[1]):
+        others = np.delete(np.arange(x.shape[1]), j)
+        gram = taught[:, others].T @ taught[:, others] + affinities.REGULARISATION * np.eye(len(others))
+        scores[:, j] = x[:, others] @ np.linalg.solve(gram, taught[:, others].T @ taught[:, j])
+    return scores
+
+
+def found(table: pa.Table) -> dict[tuple[int, int], tuple[float, bool]]:
+    return {(int(row["user_id"][1:]), int(row["product_id"][1:])): (row["ease"], row["is_new"]) for row in table.to_pylist()}
+
+
+@pytest.mark.parametrize("shape", [(12, 30), (40, 9)], ids=["fewer users", "more users"])
+def test_scores_are_those_of_a_regression_on_all_other_products(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(affinities, "REGULARISATION", 3.0)
+    monkeypatch.setattr(affinities, "BLOCK", 7)
+    baskets = np.random.default_rng(1).poisson(0.7, shape)
+    baskets[0], baskets[:, 0] = 0, 1
+    scores, rows = expected(baskets), found(affinities.affinities(bought(baskets)))
+    assert len(rows) == baskets.size
+    for (user, product), (ease, is_new) in rows.items():
+        assert ease == pytest.approx(scores[user, product], abs=1e-4)
+        assert is_new == (baskets[user, product] == 0)
+
+
+def test_only_the_best_of_what_was_not_bought_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(affinities, "BEST", 4)
+    baskets = np.random.default_rng(2).poisson(0.4, (9, 25)) + np.eye(9, 25, dtype=np.int64)
+    baskets[0] += 1
+    rows = found(affinities.affinities(bought(baskets)))
+    scores = expected(baskets)
+    for user in range(9):
+        mine = {product: is_new for (who, product), (_, is_new) in rows.items() if who == user}
+        assert {product for product, is_new in mine.items() if not is_new} == set(np.flatnonzero(baskets[user]))
+        new = np.flatnonzero(baskets[user] == 0)
+        assert {product for product, is_new in mine.items() if is_new} == set(new[np.argsort(-scores[user, new])[:4]])
+
+
+def test_products_and_teachers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(affinities, "PRODUCTS", 5)
+    monkeypatch.setattr(affinities, "TEACHERS", 10)
+    monkeypatch.setattr(affinities, "BLOCK", 8)
+    baskets = np.random.default_rng(3).poisson(np.linspace(0.5, 2, 11), (25, 11))
+    baskets[:, 0] += 1
+    most = np.argsort(-baskets.sum(0), kind="stable")[:5]
+    scores = expected(baskets[:, np.sort(most)], np.arange(0, 25, 3))
+    rows = found(affinities.affinities(bought(baskets)))
+    assert {product for _, product in rows} == set(most.tolist())
+    for (user, product), (ease, _) in rows.items():
+        assert ease == pytest.approx(scores[user, np.sort(most).tolist().index(product)], abs=1e-4)
+
+
+def test_each_source_and_moment_stands_alone(spark: SparkSession) -> None:
+    later = datetime(2024, 4, 1)
+    pairs = [
+        ("shop", "ann", "milk", MOMENT, 1),
+        ("shop", "ann", "bread", MOMENT, 1),
+        ("shop", "eve", "milk", MOMENT, 1),
+        ("shop", "ann", "milk", later, 2),
+        ("other", "bob", "tea", MOMENT, 1),
+    ]
+    names = ("source", "user_id", "product_id", "moment", "baskets")
+    built = affinities.build(rows_of(spark, pair_features.TABLE, *(dict(zip(names, pair, strict=True)) for pair in pairs)))
+    rows = {(row.source, row.user_id, row.product_id, row.moment): row for row in built.collect()}
+    assert {key: row.is_new for key, row in rows.items()} == {
+        ("shop", "ann", "milk", MOMENT): False,
+        ("shop", "ann", "bread", MOMENT): False,
+        ("shop", "eve", "milk", MOMENT): False,
+        ("shop", "eve", "bread", MOMENT): True,
+        ("shop", "ann", "milk", later): False,
+        ("other", "bob", "tea", MOMENT): False,
+    }
+    log = np.log(2)
+    # Bread by milk alone: the regression has one number on each side.
+    assert rows["shop", "eve", "bread", MOMENT].ease == pytest.approx(log * log**2 / (2 * log**2 + 200), rel=1e-4)
