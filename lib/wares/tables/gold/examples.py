@@ -56,7 +56,7 @@ TABLE = Table(
         Column(
             "weight",
             "float",
-            CONFIDENTIAL + BEHAVIOUR,
+            CONFIDENTIAL + IDENTIFIER + BEHAVIOUR,
             "One in how many such pairs was taken if the user did not buy; all were that did.",
         ),
         *(
