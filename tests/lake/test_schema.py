@@ -85,6 +85,13 @@ def test_a_table_and_the_readers_of_its_change_feed_follow_its_file(spark: Spark
     write_csv(tmp_path, "2.csv", "2,a,u1,p1,2024-03-02 10:00:00,7,1.50,")
     assert take_in(widened()) == [("changed", ""), ("changed", "")]
 
+    lake = open_store(spark, tmp_path).lake
+    assert lake.lost_changes("silver.orders", 1, 2) == ""
+    assert lake.lost_changes("silver.orders", 0, 2) == "the columns of silver.orders changed in version 1"
+    lake.checkpoint("silver.orders", clean_log=False)
+    (tmp_path / "lake" / "silver" / "orders" / "_delta_log" / f"{0:020}.json").unlink()
+    assert lake.lost_changes("silver.orders", 0, 2) == "version 0 of silver.orders can no longer be read"
+
 
 # Bronze, which cannot be built again
 

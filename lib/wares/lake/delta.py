@@ -171,7 +171,11 @@ class Lake:
             for action in actions:
                 if "metaData" in action:
                     then = StructType.fromJson(json.loads(action["metaData"]["schemaString"]))
-                    if _shape(then) != _shape(self.read(name, after).schema):
+                    try:
+                        before = self.read(name, after).schema
+                    except PySparkException:
+                        return f"version {after} of {name} can no longer be read"
+                    if _shape(then) != _shape(before):
                         return f"the columns of {name} changed in version {version}"
             changed = [action["cdc"] for action in actions if "cdc" in action] or [
                 action[kind] for action in actions for kind in ("add", "remove") if action.get(kind, {}).get("dataChange")
