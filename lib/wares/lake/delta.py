@@ -103,8 +103,7 @@ class Lake:
         """
         if self.settings.catalog and not self.spark.catalog.tableExists(self.location(name)):
             return None
-        nothing = _none(self.spark)
-        version = self._log(name).update(False, nothing, nothing).version()
+        version = self._snapshot(name).version()
         return version if version >= 0 else None
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
@@ -132,8 +131,7 @@ class Lake:
 
     def columns(self, name: str) -> list[tuple[str, str, dict[str, str]]]:
         """The name, type and metadata (label, comment) of each column as the Delta schema has them."""
-        snapshot = self._log(name).update(False, _none(self.spark), _none(self.spark))
-        schema = StructType.fromJson(json.loads(snapshot.metadata().schema().json()))
+        schema = StructType.fromJson(json.loads(self._snapshot(name).metadata().schema().json()))
         return [(field.name, field.dataType.simpleString(), field.metadata) for field in schema]
 
     # Changes
@@ -141,7 +139,7 @@ class Lake:
     def state(self, name: str) -> str:
         """Names the rows that a table holds now: the version that last changed any, and which table it is, since one that was
         deleted begins again."""
-        snapshot = self._log(name).update(False, _none(self.spark), _none(self.spark))
+        snapshot = self._snapshot(name)
         version = snapshot.version()
         while version > 0 and self.commit_info(name, version).get("operation") in UPKEEP:
             version -= 1
@@ -298,7 +296,7 @@ class Lake:
         """Put files of fewer than `small` bytes together; returns how many there were. No row changes."""
         if not self.read(name).limit(1).count():  # nothing to put together, of which Delta makes an error
             return 0
-        sizes = self._log(name).update(False, _none(self.spark), _none(self.spark)).allFiles()
+        sizes = self._snapshot(name).allFiles()
         if sizes.where(f"size < {small}").limit(2).count() < 2:
             return 0
         self.spark.conf.set("spark.databricks.delta.optimize.minFileSize", str(small))
@@ -317,8 +315,7 @@ class Lake:
 
     def checkpoint(self, name: str, clean_log: bool) -> None:
         """Write a checkpoint of the log, and, if `clean_log`, delete the log entries that are past their retention."""
-        log, nothing = self._log(name), _none(self.spark)
-        snapshot = log.update(False, nothing, nothing)
+        log, snapshot, nothing = self._log(name), self._snapshot(name), _none(self.spark)
         log.checkpoint(snapshot, nothing)
         if clean_log:
             log.doLogCleanup(snapshot, nothing)
@@ -355,6 +352,10 @@ class Lake:
         if self.settings.catalog:
             return DeltaTable.forName(self.spark, place)._jdt.deltaLog()
         return self.spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, place)
+
+    def _snapshot(self, name: str) -> JavaObject:
+        """The newest state of a table's log, whose version is -1 for a table that does not exist."""
+        return self._log(name).update(False, _none(self.spark), _none(self.spark))
 
     def note(self, name: str, note: Note) -> str:
         """A note as it stands in a commit."""

@@ -818,12 +818,8 @@ class _Written:
 def _kept_if_few(frame: DataFrame) -> Iterator[DataFrame]:
     """Keep a frame if it has few rows. Spark knows the size of what it keeps, and takes few rows to the many that they are
     joined with, where it would move the many otherwise."""
-    if frame.limit(FEW + 1).count() > FEW:
-        yield frame
-        return
-    with _kept(frame) as kept:
-        kept.count()
-        yield kept
+    with _kept(frame.limit(FEW + 1)) as kept:
+        yield kept if kept.count() <= FEW else frame
 
 
 @contextmanager

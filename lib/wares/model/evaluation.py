@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
-from pyspark.sql.functions import broadcast, col, collect_set, expr
+from pyspark.sql.functions import collect_set
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from wares.model.scorer import Catalogue, Network, Scorer, top
 from wares.settings import Settings
+from wares.tables.gold.moments import purchases_within
 from wares.tables.gold.recommendations import PARTS, with_past
 
 K = 10
@@ -71,11 +72,8 @@ def with_truth(
         past: As in `with_past`.
     """
     key = ["source", "user_id", "moment"]
-    span = expr("make_dt_interval(span) - INTERVAL 1 MICROSECOND")
     truth = (
-        interactions.where("kind = 'purchase'")
-        .join(broadcast(moments), "source")
-        .where(col("at").between(col("moment"), col("moment") + span))
+        purchases_within(interactions, moments)
         .join(
             products.where("baskets > 0").select("source", "product_id", "moment"),
             ["source", "product_id", "moment"],

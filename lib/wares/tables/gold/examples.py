@@ -8,7 +8,6 @@ from pyspark.sql.functions import (
     col,
     count,
     explode,
-    expr,
     floor,
     greatest,
     least,
@@ -24,6 +23,7 @@ from pyspark.sql.functions import (
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, IDENTIFIER, INTERNAL
 from wares.lake.table import Check, Column, Table
 from wares.tables.gold import affinities, pair_features, product_features, type_features, user_features
+from wares.tables.gold.moments import purchases_within
 
 DRAWS = 30
 """Products drawn for each user and moment; those that the user had not bought before, and that are not among the best
@@ -123,13 +123,7 @@ def _pairs(
     All choices hang on hashes of the keys, so the same tables give the same examples.
     """
     key = ["source", "user_id", "product_id", "moment"]
-    span = expr("make_dt_interval(span) - INTERVAL 1 MICROSECOND")
-    bought = (
-        interactions.where("kind = 'purchase'")
-        .join(broadcast(moments), "source")
-        .where(col("at").between(col("moment"), col("moment") + span))
-        .select(*key, lit(1).alias("label"), lit(False).alias("drawn"))
-    )
+    bought = purchases_within(interactions, moments).select(*key, lit(1).alias("label"), lit(False).alias("drawn"))
     unbought = [lit(0).alias("label"), lit(False).alias("drawn")]
     own = pairs.where(_chance("own", key) < _own_rate(col("recent"))).select(*key, *unbought)
     near = affine.where(col("is_new") & (_chance("affinity", key) < AFFINITY_RATE)).select(*key)

@@ -1,7 +1,7 @@
 """The moments at which features are taken: one row for each training, validation and test moment, and one for now."""
 
 from pyspark.sql import DataFrame
-from pyspark.sql.functions import array, col, expr, floor, greatest, inline, least, lit, struct
+from pyspark.sql.functions import array, broadcast, col, expr, floor, greatest, inline, least, lit, struct
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, INTERNAL
 from wares.lake.table import Check, Column, Table
@@ -44,4 +44,14 @@ def build(gold_histories: DataFrame) -> DataFrame:
         # Before the first span has passed there is hardly a history to learn from.
         .where("role != 'train' OR day >= span")
         .select("source", (col("first_at") + expr("make_dt_interval(day)")).alias("moment"), "role", "day", "span")
+    )
+
+
+def purchases_within(interactions: DataFrame, moments: DataFrame) -> DataFrame:
+    """The purchases of gold.interactions within the span of each moment, with that moment: what its labels are made of."""
+    span = expr("make_dt_interval(span) - INTERVAL 1 MICROSECOND")
+    return (
+        interactions.where("kind = 'purchase'")
+        .join(broadcast(moments), "source")
+        .where(col("at").between(col("moment"), col("moment") + span))
     )

@@ -100,8 +100,7 @@ def build(gold_interactions: DataFrame, gold_moments: DataFrame) -> DataFrame:
             avg(coalesce("promoted", lit(False)).cast("int")).cast("float").alias("promoted_share"),
         )
     )
-    gap = when(col("baskets") > 1, (col("days_known") - col("days_since")) / (col("baskets") - 1))
-    due = when(col("baskets") > 1, least(lit(8.0), col("days_since") / greatest(gap, lit(1.0))))
+    gap, due = rhythm("baskets")
     variance = greatest(lit(0.0), col("squares") / (col("baskets") - 1) - gap * gap)
     unevenness = when(col("baskets") > 2, sqrt(variance) / greatest(gap, lit(1.0)))
     # Each visit had some product, so the last one of all products is the user's last one.
@@ -119,6 +118,16 @@ def build(gold_interactions: DataFrame, gold_moments: DataFrame) -> DataFrame:
         )
         .select(*TABLE.by_name)
     )
+
+
+def rhythm(times: str) -> tuple[Expression, Expression]:
+    """The mean days between two, and the days since the last one in such gaps, at most 8; null for what happened once.
+
+    Args:
+        times: The column that says how often it happened, beside `days_known` and `days_since`.
+    """
+    gap = when(col(times) > 1, (col("days_known") - col("days_since")) / (col(times) - 1))
+    return gap, when(col(times) > 1, least(lit(8.0), col("days_since") / greatest(gap, lit(1.0))))
 
 
 def halved(days: Expression, half_life: int) -> Expression:

@@ -1,10 +1,11 @@
 """What a user had bought of a type of product before a moment: how often, how lately, and how many products."""
 
 from pyspark.sql import DataFrame
-from pyspark.sql.functions import col, count, greatest, least, lit, max, min, sum, when
+from pyspark.sql.functions import col, count, max, min, sum
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, IDENTIFIER, INTERNAL
 from wares.lake.table import Column, Table
+from wares.tables.gold.pair_features import rhythm
 
 TRIED = 120
 
@@ -37,8 +38,7 @@ TABLE = Table(
 
 def build(gold_pair_features: DataFrame, silver_products: DataFrame) -> DataFrame:
     types = silver_products.where("type IS NOT NULL").select("source", "product_id", "type")
-    gap = (col("days_known") - col("days_since")) / (col("lines") - 1)
-    due = when(col("lines") > 1, least(lit(8.0), col("days_since") / greatest(gap, lit(1.0))))
+    _, due = rhythm("lines")
     return (
         gold_pair_features.join(types, ["source", "product_id"])
         .groupBy("source", "user_id", "type", "moment")
