@@ -143,7 +143,7 @@ class AtLeast:
 
     def count_distinct(self, value: str | Expression) -> Expression:
         """How many different values there are."""
-        return self._guarded(_different, value)
+        return self._guarded(_different, value).cast("bigint")
 
     def sum(self, value: str | Expression) -> Expression:
         """The values' sum."""
