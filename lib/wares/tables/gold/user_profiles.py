@@ -1,7 +1,21 @@
 """Who each user is and what they bought so far: one row for each user who is described or has ordered."""
 
 from pyspark.sql import DataFrame
-from pyspark.sql.functions import broadcast, coalesce, col, count_distinct, lit, max, max_by, min, struct, sum, when
+from pyspark.sql.functions import (
+    broadcast,
+    coalesce,
+    col,
+    collect_set,
+    count_distinct,
+    lit,
+    max,
+    max_by,
+    min,
+    size,
+    struct,
+    sum,
+    when,
+)
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, DEMOGRAPHIC, FINANCIAL, IDENTIFIER, INTERNAL, LOCATION
 from wares.lake.table import Column, Table, Through, by_key, same
@@ -49,8 +63,9 @@ def build(
         sales.join(last_day, "source")
         .groupBy(*user)
         .agg(
-            count_distinct("reference").alias("orders"),
-            count_distinct("product_id").alias("products"),
+            # A user's sets are small, while two times count(DISTINCT) would copy every row twice.
+            size(collect_set("reference")).cast("bigint").alias("orders"),
+            size(collect_set("product_id")).cast("bigint").alias("products"),
             sum("value").cast("decimal(18,4)").alias("spend"),
             sum(when(recent, col("value")).otherwise(0)).cast("decimal(18,4)").alias("spend_90d"),
             max_by("currency", "at").alias("currency"),
