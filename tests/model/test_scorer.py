@@ -48,6 +48,28 @@ def test_scores_are_those_of_keras(scorer: Scorer, users: pa.Table, by_keras: di
     assert seen == users.num_rows
 
 
+def test_scores_do_not_depend_on_blocks_and_batches(
+    scorer: Scorer, users: pa.Table, by_keras: dict[tuple[str, str], float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wares.model.scorer.BLOCK", 64)
+    monkeypatch.setattr("wares.model.scorer.USERS", 5)
+    test_scores_are_those_of_keras(Scorer(scorer.network, scorer.catalogue), users, by_keras)
+
+
+def test_only_candidates_are_scored(
+    scorer: Scorer, users: pa.Table, by_keras: dict[tuple[str, str], float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wares.model.scorer.BLOCK", 16)
+    names = scorer.catalogue.ids.to_pylist()
+    # What was bought, but for one product, and some others.
+    some = Scorer(scorer.network, scorer.catalogue, lambda bought: np.union1d(bought[1:], np.arange(100, 130)))
+    for scored in some.score(users):
+        user = users["user_id"][scored.row].as_py()
+        chosen = np.union1d(scored.bought[1:], np.arange(100, 130))
+        assert np.allclose(scored.logits[chosen], [by_keras[user, names[place]] for place in chosen], atol=1e-5)
+        assert np.isneginf(np.delete(scored.logits, chosen)).all()
+
+
 def test_top_is_that_of_a_full_sort(scorer: Scorer, users: pa.Table, by_keras: dict[tuple[str, str], float]) -> None:
     names = scorer.catalogue.ids.to_pylist()
     for scored in scorer.score(users):
@@ -61,6 +83,17 @@ def test_top_breaks_ties_by_place_and_leaves_out() -> None:
     assert top(logits.copy(), 2).tolist() == [1, 2]
     assert top(logits.copy(), 3, np.array([1])).tolist() == [2, 4, 3]
     assert top(logits.copy(), 9).tolist() == [1, 2, 4, 3, 0]
+
+
+@pytest.mark.parametrize("values", [3, 200, 10**6])  # many ties, some, hardly any
+def test_top_of_many_is_that_of_a_full_sort(values: int) -> None:
+    random = np.random.default_rng(values)
+    for _ in range(50):
+        logits = random.integers(0, values, random.integers(1, 5000)).astype(np.float32)
+        excluded = random.choice(len(logits), random.integers(0, len(logits) + 1), replace=False)
+        k = int(random.integers(1, 30))
+        order = np.argsort(-logits, kind="stable")
+        assert top(logits, k, excluded).tolist() == order[~np.isin(order, excluded)][:k].tolist()
 
 
 def test_a_saved_network_scores_the_same(

@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.functions import collect_set
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from wares.model.scorer import Catalogue, Network, Scorer, top
+from wares.model.scorer import Catalogue, Network, Scored, Scorer, top
 from wares.settings import Settings
 from wares.tables.gold.moments import purchases_within
 from wares.tables.gold.recommendations import PARTS, with_past
@@ -37,7 +37,7 @@ ends of the 95 % bootstrap interval over users, absent for coverage."""
 def evaluate(network: Network, products: pa.Table, users: DataFrame, seed: int) -> Report:
     """Rank all products for each user and compare with what the user went on to buy.
 
-    Ties in popularity and frequency go to the more popular product, then to the earlier place in the catalogue.
+    Ties in frequency go to the more popular product, those in popularity to the later place in the catalogue.
 
     Args:
         products: Rows of gold.product_features that were sold before the moment.
@@ -133,19 +133,23 @@ class _Measure:
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         catalogue = Catalogue(self._network, self._products)
         scorer = Scorer(self._network, catalogue)
-        # From 0 to below 1, so that it breaks ties between whole baskets.
-        popularity = np.argsort(np.argsort(catalogue.baskets, kind="stable"), kind="stable") / max(len(catalogue.ids), 1)
+        popular = np.argsort(catalogue.baskets, kind="stable")[::-1]
+        rank = np.argsort(popular)
         for batch in batches:
             users = pa.Table.from_batches([batch])
+            truths = _places(batch.column("truth"), catalogue.ids)
             rows = []
             for scored in scorer.score(users):
-                truth = pc.index_in(users["truth"][scored.row].values, catalogue.ids).to_numpy()
-                often = popularity.copy()
-                often[scored.bought] += scored.baskets
-                scores = {"wide_deep": scored.logits, "popularity": popularity.copy(), "frequency": often}
-                rows.append(_pointwise(scored.logits, truth) | _listwise(scores, truth, scored.bought))
+                truth = truths[scored.row]
+                rows.append(_pointwise(scored.logits, truth) | _listwise(_lists(scored, popular, rank), truth, scored.bought))
             if rows:
                 yield pa.RecordBatch.from_pylist(rows, schema=ARROW_SCHEMA)
+
+
+def _places(lists: pa.ListArray, ids: pa.Array) -> list[np.ndarray]:
+    """For each list of products their places in the catalogue. All are looked up at once, as each time costs an index of it."""
+    ends = np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))
+    return np.split(pc.index_in(lists.flatten(), ids).to_numpy(), ends[:-1])
 
 
 def _pointwise(logits: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
@@ -153,21 +157,43 @@ def _pointwise(logits: np.ndarray, truth: np.ndarray) -> dict[str, float | None]
     bought = logits[truth]
     others = len(logits) - len(truth)
     below = np.array([np.count_nonzero(logits < logit) for logit in bought]) - np.argsort(np.argsort(bought))
-    # -log(1 - p) for all, put right for what was bought, where it is -log(p): a difference of the logit.
-    loss = np.logaddexp(0, logits).sum() - bought.sum()
+    # -log(1 - p) = log(1 + e^logit) for all, put right for what was bought, where it is -log(p): a difference of the logit.
+    losses = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits)))
+    loss = losses.sum(dtype=np.float64) - bought.sum(dtype=np.float64)
     return {"auc": float(below.mean() / others) if others else None, "log_loss": float(loss / len(logits))}
 
 
-def _listwise(scores: dict[str, np.ndarray], truth: np.ndarray, bought: np.ndarray) -> dict[str, Any]:
+Lists = dict[str, dict[str, np.ndarray]]
+"""By `PURCHASES`, then by `RANKERS`: the places of the top K, best first."""
+
+
+def _lists(scored: Scored, popular: np.ndarray, rank: np.ndarray) -> Lists:
+    """Each ranker's top K for one user, of all products and of those not bought before. Changes the logits.
+
+    Args:
+        popular: The places of all products, the most popular first.
+        rank: For each place its own in `popular`.
+    """
+    new = popular[: K + len(scored.bought)]
+    new = new[~np.isin(new, scored.bought)][:K]
+    # What was bought comes before all else, and in the order of popularity among equals.
+    own = scored.bought[np.lexsort((rank[scored.bought], -scored.baskets))]
+    frequent = np.concatenate([own, new])[:K]
+    return {
+        "all": {"wide_deep": top(scored.logits, K), "popularity": popular[:K], "frequency": frequent},
+        "first_time": {"wide_deep": top(scored.logits, K, scored.bought), "popularity": new, "frequency": new},
+    }
+
+
+def _listwise(lists: Lists, truth: np.ndarray, bought: np.ndarray) -> dict[str, Any]:
     """The metrics of the top K of each ranker for one user, on all purchases and, without what was bought before, on new ones."""
     row: dict[str, Any] = {}
-    for purchases, right, left_out in (("all", truth, None), ("first_time", np.setdiff1d(truth, bought), bought)):
-        for ranker, score in scores.items():
+    for purchases, right in (("all", truth), ("first_time", np.setdiff1d(truth, bought))):
+        for ranker, listed in lists[purchases].items():
             name = f"{purchases}_{ranker}"
             if len(right) == 0:
                 row |= {f"{name}_{metric}": None for metric in (*PER_USER, "top")}
                 continue
-            listed = top(score, K, left_out)
             hits = np.isin(listed, right)
             gained = (hits * GAIN[: len(hits)]).sum() / GAIN[: len(right)].sum()
             precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)

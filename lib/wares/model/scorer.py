@@ -4,13 +4,13 @@ The network's first deep layer is a sum of a term of the user, one of the produc
 one of the user's past with its type and one of how well it goes with that past. The product's term is computed once for all
 users, the user's once for all products; a user has rows of the others for some hundred types and products only, so those
 terms are small tables, looked up by type and put right for the few products afterwards. Crosses become, for each user, one
-small table over the vocabulary of what is offered. What is left for each pair is a sum, the second layer, and one inner
-product.
+small table over the vocabulary of what is offered. What is left for each pair is the second layer and two maxima (see
+`_Shift`), in blocks that stay in the processor's cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +22,12 @@ from wares.model.spec import Categorical, Part, Sequence, Spec
 
 LISTS: dict[Part, str] = {"pair": "pairs", "type": "types", "affinity": "affinities"}
 """The column of a user's rows of each part that has several."""
-BLOCK = 2048
-"""Products whose layers are computed at a time: small enough that they stay in the processor's cache."""
+BLOCK = 1024
+"""Products whose layers are computed at a time: small enough that they stay in a core's own cache."""
 BEST_SELLERS = 5_000
 """Products that have neighbours: enough for nearly all sales, few enough to compare each with each."""
+GROUPS = 16
+"""Groups for each place of a list, among whose maxima the least of the list is looked for."""
 USERS = 64
 """Users that are encoded at a time: the bound of memory, whatever the number of users."""
 
@@ -87,7 +89,7 @@ class Catalogue:
         self.first = np.ascontiguousarray(network.first("product", joined), np.float32)
         self.match = np.ascontiguousarray(network.match("product", joined), np.float32)
         self.linear = network.linear("product", rows).astype(np.float32)
-        self.offered = {cross.of[1]: rows[cross.of[1]] for cross in network.spec.crosses}
+        self.offered = {cross.of[1]: rows[cross.of[1]].astype(np.intp) for cross in network.spec.crosses}
         self.baskets = products["baskets"].to_numpy(zero_copy_only=False)
 
     def neighbours(self, count: int) -> np.ndarray:
@@ -124,19 +126,33 @@ class Scored:
 
 
 class Scorer:
-    """Scores users against a catalogue."""
+    """Scores users against a catalogue.
 
-    def __init__(self, network: Network, catalogue: Catalogue) -> None:
+    Args:
+        candidates: From the places of what a user had bought to the places that are scored, each once; all others get the
+            logit -inf. None scores the whole catalogue.
+    """
+
+    def __init__(
+        self, network: Network, catalogue: Catalogue, candidates: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> None:
         self.network, self.catalogue = network, catalogue
+        self._candidates = candidates
         weights = network.weights
         self._second = np.ascontiguousarray(weights["second/kernel"]), weights["second/bias"]
         self._deep = np.ascontiguousarray(weights["deep/kernel"][:, 0]), np.float32(weights["deep/bias"][0])
         hidden, second = self._second[0].shape
         self._buffers = (
             np.empty((BLOCK, hidden), np.float32),
-            np.empty((BLOCK, hidden), np.float32),
+            np.empty((BLOCK, second), np.float32),
             np.empty((BLOCK, second), np.float32),
         )
+        # A cross's bucket is a sum modulo the table's length: with the table twice in a row, the sum itself finds the weight.
+        self._crosses = []
+        for cross in network.spec.crosses:
+            table = weights[f"wide_{cross.name}/weights"]
+            vocabulary = np.arange(network.encoding.size(cross.of[1]), dtype=np.int64)
+            self._crosses.append((cross.of, np.tile(table, 2), cross_bucket(0, vocabulary, len(table))))
 
     def score(self, users: pa.Table) -> Iterator[Scored]:
         """Yield each user's logits for the whole catalogue.
@@ -153,66 +169,90 @@ class Scorer:
         rows = encode(spec, network.encoding, "user", _columns(spec, "user", users), users.num_rows)
         joined = network.joined("user", rows)
         first, linear = network.first("user", joined), network.linear("user", rows)
-        matches = network.match("user", joined) @ catalogue.match.T
         types = self._past("type", users, "type", catalogue.types)
         pairs, affinities = (self._past(part, users, "product_id", catalogue.ids) for part in ("pair", "affinity"))
         baskets = pc.struct_field(_whole(users["pairs"]).flatten(), "baskets").to_numpy(zero_copy_only=False)
-        for user in range(users.num_rows):
-            type_rows = types.of(user)
-            # Row 0 is for types with which the user has no past.
-            past = np.zeros((len(type_rows) + 1, first.shape[1]), np.float32)
-            past[1:] = types.first[type_rows]
-            past_linear = np.append(np.float32(0), types.linear[type_rows])
-            which = np.zeros(len(catalogue.types) + 1, np.int32)
-            which[types.place[type_rows]] = np.arange(1, len(type_rows) + 1)
-            which = which[catalogue.type_of]
-            logits = matches[user]
-            logits += catalogue.linear
-            logits += linear[user] + self._deep[1]
-            logits += past_linear[which]
-            for cross in spec.crosses:
-                logits += self._cross(cross.of, f"wide_{cross.name}/weights", rows, user)
-            # A product may have a row of either, or of both.
-            own = [(part, part.of(user)) for part in (pairs, affinities)]
-            apart = np.unique(np.concatenate([part.place[found] for part, found in own]))
-            corrected, terms = logits[apart], catalogue.first[apart] + first[user] + past[which[apart]]
-            for part, found in own:
-                at = np.searchsorted(apart, part.place[found])
-                corrected[at] += part.linear[found]
-                terms[at] += part.first[found]
-            corrected += self._layers(terms)
-            for begin in range(0, len(logits), BLOCK):
-                block = slice(begin, begin + BLOCK)
-                logits[block] += self._block(block, first[user], past, which[block])
-            logits[apart] = corrected
-            bought = pairs.of(user)
-            yield Scored(start + user, logits, pairs.place[bought], baskets[bought])
+        bought = [pairs.of(user) for user in range(users.num_rows)]
+        candidates = [self._candidates(pairs.place[found]) for found in bought] if self._candidates else None
+        logits = network.match("user", joined) @ catalogue.match.T
+        logits += catalogue.linear
+        shifts, own = [], []
+        for user, row in enumerate(logits):
+            if candidates is not None:
+                # What is added to -inf later on leaves it so.
+                kept = row[candidates[user]]
+                row[:] = -np.inf
+                row[candidates[user]] = kept
+            self._add_crosses(row, rows, user)
+            shifts.append(self._shift(first[user], linear[user], types, types.of(user)))
+            own.append(self._own(row, shifts[user], [(past, past.of(user)) for past in (pairs, affinities)]))
+        for user, block in self._blocks(len(shifts), candidates):
+            logits[user, block] += self._layers(shifts[user], block)
+        for user, (places, found) in enumerate(own):
+            logits[user, places] = found
+            yield Scored(start + user, logits[user], pairs.place[bought[user]], baskets[bought[user]])
 
-    def _block(self, block: slice, user: np.ndarray, past: np.ndarray, which: np.ndarray) -> np.ndarray:
-        """The deep side for neighbouring products, in buffers that are used again and again."""
-        products = self.catalogue.first[block]
-        first, looked_up, second = (buffer[: len(products)] for buffer in self._buffers)
-        np.add(products, user, out=first)
-        if which.any():
-            np.take(past, which, axis=0, out=looked_up, mode="clip")
-            first += looked_up
-        np.maximum(first, 0, out=first)
+    def _blocks(self, users: int, candidates: list[np.ndarray] | None) -> Iterator[tuple[int, slice | np.ndarray]]:
+        """Users, and places in the catalogue whose layers are computed for them at a time."""
+        if candidates is not None:
+            for user, places in enumerate(candidates):
+                for begin in range(0, len(places), BLOCK):
+                    yield user, places[begin : begin + BLOCK]
+        else:
+            # All users see some products before the next ones are fetched from memory.
+            for begin in range(0, len(self.catalogue.ids), BLOCK):
+                for user in range(users):
+                    yield user, slice(begin, begin + BLOCK)
+
+    def _shift(self, first: np.ndarray, linear: np.float32, types: _Past, found: np.ndarray) -> _Shift:
+        """Put a user's terms, of the first layer and of the wide side, together with those of the types that were `found`."""
+        # Row 0 is for types with which the user has no past.
+        shift = np.concatenate([np.zeros((1, len(first)), np.float32), types.first[found]]) + first
+        past_linear = np.append(np.float32(0), types.linear[found]) + linear
+        row = np.zeros(len(self.catalogue.types) + 1, np.intp)
+        row[types.place[found]] = np.arange(1, len(found) + 1)
+        second = shift @ self._second[0] + self._second[1]
+        return _Shift(row, shift, past_linear, -shift, -second, second @ self._deep[0] + past_linear + self._deep[1])
+
+    def _layers(self, shift: _Shift, block: slice | np.ndarray) -> np.ndarray:
+        """The deep side of some products and the rest of the shift, in buffers that are used again and again."""
+        products, row = self.catalogue.first[block], shift.row[self.catalogue.type_of[block]]
+        first, second, floor = (buffer[: len(products)] for buffer in self._buffers)
+        # For rows of this length it is faster to copy them and take the maximum of two equal shapes than to broadcast.
+        shift.first_floor.take(row, axis=0, out=first, mode="clip")
+        np.maximum(first, products, out=first)
         np.matmul(first, self._second[0], out=second)
-        second += self._second[1]
-        np.maximum(second, 0, out=second)
-        return second @ self._deep[0]
+        shift.second_floor.take(row, axis=0, out=floor, mode="clip")
+        np.maximum(second, floor, out=second)
+        return second @ self._deep[0] + shift.rest[row]
 
-    def _layers(self, terms: np.ndarray) -> np.ndarray:
-        """The deep side from sums of the first layer."""
-        return np.maximum(np.maximum(terms, 0) @ self._second[0] + self._second[1], 0) @ self._deep[0]
+    def _own(self, row: np.ndarray, shift: _Shift, own: list[tuple[_Past, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """The places of products of which the user has rows of their own (some of several parts), and their logits.
 
-    def _cross(self, of: tuple[str, str], weights: str, rows: Arrays, user: int) -> np.ndarray:
-        """A cross's weight for each product: summed over what the user has, for each value that can be offered."""
-        has = np.atleast_1d(rows[of[0]][user]).astype(np.int64)
-        vocabulary = np.arange(self.network.encoding.size(of[1]), dtype=np.int64)
-        table = self.network.weights[weights]
-        buckets = cross_bucket(has[has != NONE][:, None], vocabulary, len(table))
-        return table[buckets].sum(axis=0)[self.catalogue.offered[of[1]]]
+        Args:
+            row: For each product the sum of the matches, of the product's linear term and of the crosses.
+            own: Of each part what the user has.
+        """
+        places = np.unique(np.concatenate([past.place[found] for past, found in own]))
+        types = shift.row[self.catalogue.type_of[places]]
+        logits, terms = row[places] + shift.linear[types], self.catalogue.first[places] + shift.first[types]
+        for past, found in own:
+            at = np.searchsorted(places, past.place[found])
+            logits[at] += past.linear[found]
+            terms[at] += past.first[found]
+        second = np.maximum(np.maximum(terms, 0) @ self._second[0] + self._second[1], 0)
+        return places, logits + second @ self._deep[0] + self._deep[1]
+
+    def _add_crosses(self, row: np.ndarray, rows: Arrays, user: int) -> None:
+        """Add the crosses' weights for each product: summed over what the user has, for each value that can be offered."""
+        sums: dict[str, np.ndarray] = {}
+        for (owned, offered), twice, buckets in self._crosses:
+            has = np.atleast_1d(rows[owned][user]).astype(np.int64)
+            total = sums.setdefault(offered, np.zeros(len(buckets), np.float32))
+            for begin in cross_bucket(has[has != NONE], 0, len(twice) // 2):
+                total += twice[begin:].take(buckets)
+        for offered, total in sums.items():
+            row += total.take(self.catalogue.offered[offered])
 
     def _past(self, part: Part, users: pa.Table, key: str, keys: pa.Array) -> _Past:
         lists = _whole(users[LISTS[part]])
@@ -223,6 +263,30 @@ class Scorer:
         place = pc.index_in(rows.field(key), keys).fill_null(-1).to_numpy(zero_copy_only=False)
         first = self.network.first(part, self.network.joined(part, encoded))
         return _Past(first, self.network.linear(part, encoded), place, np.concatenate([[0], np.cumsum(lengths)]))
+
+
+@dataclass(frozen=True)
+class _Shift:
+    """What a user adds to every product, by the past with the product's type.
+
+    relu(p + s) @ w, of a product p and a shift s, is computed as max(p, -s) @ w + s @ w. The second term is the same for all
+    products of a type, and a shift of the next layer: so sum, relu and bias become one maximum for each layer.
+
+    Args:
+        row: For each type of the catalogue, and for none, its row in the others.
+        first: The user's and the type's terms of the first deep layer, [rows, hidden].
+        linear: Of the wide side, [rows].
+        first_floor: -s of the first layer, [rows, hidden].
+        second_floor: -s of the second, [rows, second].
+        rest: The two shifts' terms of the logit, and all that is linear, [rows].
+    """
+
+    row: np.ndarray
+    first: np.ndarray
+    linear: np.ndarray
+    first_floor: np.ndarray
+    second_floor: np.ndarray
+    rest: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -250,12 +314,18 @@ def top(logits: np.ndarray, k: int, excluded: np.ndarray | None = None) -> np.nd
     """The places of the `k` highest logits, highest first; among equals the earlier place first. Changes `logits`."""
     if excluded is not None:
         logits[excluded] = -np.inf
-    k = min(k, int(np.isfinite(logits).sum()))
-    if k == 0:
-        return np.empty(0, np.int64)
-    least = np.partition(logits, len(logits) - k)[len(logits) - k]
-    best = np.flatnonzero(logits >= least)
+    best = np.flatnonzero(logits >= _bound(logits, k))
+    best = best[np.isfinite(logits[best])]
     return best[np.argsort(-logits[best], kind="stable")][:k]
+
+
+def _bound(logits: np.ndarray, k: int) -> np.float32:
+    """A bound that at least `k` logits reach, and few more: the k-th highest maximum of many groups."""
+    size = len(logits) // (k * GROUPS)
+    if size < 2:
+        return np.float32(-np.inf)
+    maxima = logits[: size * k * GROUPS].reshape(size, -1).max(axis=0)
+    return np.partition(maxima, len(maxima) - k)[len(maxima) - k]
 
 
 def _columns(spec: Spec, part: Part, table: pa.Table) -> dict[str, pa.ChunkedArray]:

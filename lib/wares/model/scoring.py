@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,13 @@ def _offered(store: Store, source: str) -> pa.Table:
     return products.where(products["source"] == source).toArrow()
 
 
+def _history(catalogue: Catalogue) -> Callable[[np.ndarray], np.ndarray]:
+    """From the places of what a user bought to those of the candidates: that, its neighbours, and what is popular."""
+    neighbours = catalogue.neighbours(NEIGHBOURS)
+    popular = top(catalogue.baskets.astype(np.float32), POPULAR)
+    return lambda bought: np.unique(np.concatenate([popular, bought, neighbours[bought].ravel()]))
+
+
 @dataclass(frozen=True)
 class Model:
     """A source's champion.
@@ -87,20 +94,15 @@ class Ranker:
                 model = self._models.get(source)
                 if model is not None:
                     if source not in scorers:
-                        scorers[source] = Scorer(model.network, Catalogue(model.network, model.products))
+                        catalogue = Catalogue(model.network, model.products)
+                        candidates = _history(catalogue) if self._settings.candidates == "history" else None
+                        scorers[source] = Scorer(model.network, catalogue, candidates)
                     yield from self._rank(users.filter(pc.equal(users["source"], source)), scorers[source], model.version)
 
     def _rank(self, users: pa.Table, scorer: Scorer, version: str) -> Iterator[pa.RecordBatch]:
         catalogue, settings = scorer.catalogue, self._settings
-        neighbours = catalogue.neighbours(NEIGHBOURS) if settings.candidates == "history" else None
-        popular = top(catalogue.baskets.astype(np.float32), POPULAR)
         rows, places, logits = [], [], []
         for scored in scorer.score(users):
-            if neighbours is not None:
-                kept = np.concatenate([popular, scored.bought, neighbours[scored.bought].ravel()])
-                chosen = scored.logits[kept].copy()
-                scored.logits[:] = -np.inf
-                scored.logits[kept] = chosen
             best = top(scored.logits, settings.top_k, scored.bought if settings.exclude_seen else None)
             rows.append(np.full(len(best), scored.row))
             places.append(best)
