@@ -51,7 +51,8 @@ setup: .venv/.jars  ## Make the environment and fetch the jars (demo and test do
 .venv/.packages: .tools/.uv requirements.lock
 	@echo "setting up: Python packages, into .venv (Horovod is compiled, which takes a few minutes)"
 	@[ -x .venv/bin/python ] || .tools/uv-command venv --quiet --python $(PYTHON) .venv
-	@.tools/uv-command pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+	@# Compiled once here: each start of TensorFlow would else compile it again where Python may not write beside it.
+	@.tools/uv-command pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements.lock
 	@touch $@
 
 .venv/.jars: .venv/.packages
