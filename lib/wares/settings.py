@@ -55,8 +55,8 @@ class Train(_Settings):
     launcher: Literal["local", "horovodrun", "spark"] = "horovodrun"
     ranks: int = Field(2, ge=1, description="Horovod processes; `local` always runs one.")
     epochs: int = Field(1, ge=1)
-    batch_size: int = Field(2048, ge=1, description="Rows in each rank's batch.")
-    learning_rate: float = Field(5e-3, gt=0, description="Of the deep side's Adam.")
+    batch_size: int = Field(1024, ge=1, description="Rows in each rank's batch.")
+    learning_rate: float = Field(8e-3, gt=0, description="Of the deep side's AdamW.")
     ftrl_learning_rate: float = Field(0.003, gt=0, description="Of the wide side's FTRL.")
     seed: int = 7
 

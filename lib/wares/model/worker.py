@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -29,6 +30,10 @@ from wares.settings import Train
 WIDE_START, WIDE_L2 = 1e-6, 1e-5
 """FTRL's first accumulator and its L2: what holds a weight near 0 until enough examples speak for it. Gradients are means
 over a batch, so a cross that one row has moves its weight by a gradient of about 1e-4."""
+WEIGHT_DECAY, LONGEST_GRADIENT = 1e-4, 20.0
+"""AdamW's decay, and the norm beyond which the gradient of the deep side is shortened."""
+AVERAGE = 0.99
+"""What the moving average of the weights keeps at each step; the average is the model."""
 
 
 def main(plan_path: str) -> int:
@@ -69,7 +74,8 @@ def train(plan: Plan) -> None:
         )
     steps = math.ceil(max(rows) / settings.batch_size)
     model = build_network(plan.spec, encoding, settings.seed)
-    step = training_step(model, settings, steps * settings.epochs)
+    optimizers = ftrl_and_adam(model, settings, steps * settings.epochs)
+    step = training_step(model, optimizers)
     hvd.broadcast_variables([variable.value for variable in model.variables], root_rank=0)
     if rank == 0:
         size = f"{ranks} ranks x {steps} steps x {settings.epochs} epochs, {model.count_params():,} weights"
@@ -89,6 +95,9 @@ def train(plan: Plan) -> None:
                     do="lower train.learning_rate or train.ftrl_learning_rate, and look for infinite values in gold.examples",
                 )
         seconds = time.perf_counter() - start
+        if epoch == settings.epochs:
+            for optimizer, variables in optimizers:
+                optimizer.finalize_variable_values(variables)
         validation = _mean_loss(model, held_out, settings.batch_size)
         means = hvd.allreduce(tf.constant([float(np.mean(losses)), validation])).numpy()
         measured = {
@@ -110,20 +119,31 @@ def train(plan: Plan) -> None:
         (plan.folder / "epochs.json").write_text(json.dumps(epochs), encoding="utf-8")
 
 
-def training_step(model: keras.Model, settings: Train, total_steps: int) -> Callable[[Arrays], tf.Tensor]:
+Optimizers = list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]
+"""Each optimiser with the weights that it moves."""
+
+
+def ftrl_and_adam(model: keras.Model, settings: Train, total_steps: int) -> Optimizers:
+    """FTRL for the wide side and AdamW for the deep one, each of which keeps a moving average of its weights for the end."""
+    wide = [variable for variable in model.trainable_variables if is_wide(variable)]
+    deep = [variable for variable in model.trainable_variables if not is_wide(variable)]
+    average = {"use_ema": True, "ema_momentum": AVERAGE}
+    ftrl = keras.optimizers.Ftrl(
+        settings.ftrl_learning_rate, initial_accumulator_value=WIDE_START, l2_regularization_strength=WIDE_L2, **average
+    )
+    rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, total_steps)
+    adam = keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY, global_clipnorm=LONGEST_GRADIENT, **average)
+    ftrl.build(wide)
+    adam.build(deep)
+    return [(ftrl, wide), (adam, deep)]
+
+
+def training_step(model: keras.Model, optimizers: Optimizers) -> Callable[[Arrays], tf.Tensor]:
     """A function that takes one batch, moves all weights, and returns the loss.
 
     Gradients of embeddings travel dense: the tables are small (some MB in all), a batch touches much of them, and a
     dense sum costs the same whatever the ranks' batches share. A catalogue of millions would want them sparse.
     """
-    wide = [variable for variable in model.trainable_variables if is_wide(variable)]
-    deep = [variable for variable in model.trainable_variables if not is_wide(variable)]
-    ftrl = keras.optimizers.Ftrl(
-        settings.ftrl_learning_rate, initial_accumulator_value=WIDE_START, l2_regularization_strength=WIDE_L2
-    )
-    adam = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(settings.learning_rate, total_steps))
-    ftrl.build(wide)
-    adam.build(deep)
 
     # Traced once for batches of any size: a second trace would name its exchanges anew, and ranks whose short batches
     # come at different steps would wait for each other for ever.
@@ -132,9 +152,9 @@ def training_step(model: keras.Model, settings: Train, total_steps: int) -> Call
         with tf.GradientTape() as tape:
             loss = sampled_loss(batch["label"], model(_inputs(batch), training=True), batch["weight"])
         tape = hvd.DistributedGradientTape(tape, sparse_as_dense=True)
-        gradients = tape.gradient(loss, [variable.value for variable in wide + deep])
-        ftrl.apply(gradients[: len(wide)], wide)
-        adam.apply(gradients[len(wide) :], deep)
+        gradients = iter(tape.gradient(loss, [variable.value for _, variables in optimizers for variable in variables]))
+        for optimizer, variables in optimizers:
+            optimizer.apply(list(islice(gradients, len(variables))), variables)
         return loss
 
     return lambda batch: step({name: tf.constant(array) for name, array in batch.items()})

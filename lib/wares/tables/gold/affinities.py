@@ -1,4 +1,9 @@
-"""How well each product goes with what a user had bought before a moment: EASE, the shallow linear autoencoder."""
+"""How well each product goes with what a user had bought before a moment: item-to-item matrices in closed form.
+
+Two are EASE, the shallow linear autoencoder (Steck 2019, "Embarrassingly shallow autoencoders for sparse data"): on all that
+users bought, and on what they bought of late. The third is a ridge regression from what users had bought earlier to what they
+then tried, bought for the first time.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -14,13 +19,15 @@ PRODUCTS = 8_000
 """The most bought products, which alone have scores."""
 TEACHERS = 10_000
 """At most so many users, evenly chosen, teach which products go together where they are more than the products."""
-REGULARISATION = 200.0
-BEST = 200
-"""Products that a user had not bought before and that have a row: the user's best ones."""
+EASE, LATELY, TRIAL = 200.0, 100.0, 1000.0
+"""How strongly each of the matrices is held down (the lambda of its ridge regression)."""
+BEST = 150
+"""Products that a user had not bought before and that have a row: so many of the best by `ease`, and by `trial`."""
 BLOCK = 2_048
 """Users whose scores are held at a time."""
 TASKS = 32
 """Pieces in which sources and moments are shared out, so that cores take one after the other."""
+TRYING_DAYS = 28
 
 # A Python function sees its whole input, so each column tells of all of it.
 ALL_SEEN = CONFIDENTIAL + IDENTIFIER + BEHAVIOUR
@@ -33,14 +40,27 @@ TABLE = Table(
         Column("product_id", "string", ALL_SEEN, f"One of the {PRODUCTS:,} products bought most before the moment."),
         Column("moment", "timestamp", ALL_SEEN, "Nothing from here on is known; in UTC."),
         Column("ease", "float", ALL_SEEN, "How well the product goes with what the user bought before, by all users' baskets."),
-        Column("is_new", "boolean", ALL_SEEN, f"Whether the user had not bought it: of those, the best {BEST} are here."),
+        Column("ease_lately", "float", ALL_SEEN, "The same, where each basket counts half every 60 days."),
+        Column(
+            "trial",
+            "float",
+            ALL_SEEN,
+            f"How likely it is tried, by what users first bought in the last {TRYING_DAYS} days and what they had bought before.",
+        ),
+        Column("is_new", "boolean", ALL_SEEN, f"Whether the user had not bought it: of those, {BEST} and {BEST} are here."),
     ),
-    checks=(Check("a_number", "ease = ease AND abs(ease) < 1e6"),),
+    checks=tuple(
+        Check(f"{name}_is_a_number", f"{name} = {name} AND abs({name}) < 1e6") for name in ("ease", "ease_lately", "trial")
+    ),
 )
+
+History = Callable[[int, int], np.ndarray]
+"""Gives the rows of a matrix of users and products, float32, of the users from one place to before another."""
 
 
 def build(gold_pair_features: DataFrame) -> DataFrame:
-    bought = gold_pair_features.select("source", "moment", "user_id", "product_id", "baskets")
+    counts = ("baskets", "baskets_month", "lasting", "days_known")
+    bought = gold_pair_features.select("source", "moment", "user_id", "product_id", *counts)
     return (
         bought.repartition(TASKS, "source", "moment")
         .groupBy("source", "moment")
@@ -53,82 +73,127 @@ def affinities(bought: pa.Table) -> pa.Table:
     """The rows of this table for one source and moment.
 
     Args:
-        bought: What each user bought before, with `baskets`; each pair once.
+        bought: What each user bought before, with `baskets`, `baskets_month`, `lasting` and `days_known`; each pair once.
     """
     # In the order of their names, so that the same rows give the same numbers in whatever order they come.
     users, user = _coded(bought["user_id"])
     names, product = _coded(bought["product_id"])
-    baskets = bought["baskets"].to_numpy().astype(np.float32)
-    most = np.sort(np.argsort(-np.bincount(product, baskets, len(names)), kind="stable")[:PRODUCTS])
+    counts = {name: bought[name].to_numpy().astype(np.float32) for name in ("baskets", "baskets_month", "lasting")}
+    most = np.sort(np.argsort(-np.bincount(product, counts["baskets"], len(names)), kind="stable")[:PRODUCTS])
     place = np.full(len(names), -1)
     place[most] = np.arange(len(most))
     kept = np.flatnonzero(place[product] >= 0)
     kept = kept[np.argsort(user[kept], kind="stable")]
-    user, column, value = user[kept], place[product[kept]], np.log1p(baskets[kept])
+    user, column = user[kept], place[product[kept]]
 
-    def history(start: int, end: int) -> np.ndarray:
-        block = np.zeros((end - start, len(most)), np.float32)
-        rows = slice(*np.searchsorted(user, [start, end]))
-        block[user[rows] - start, column[rows]] = value[rows]
-        return block
+    def matrix(values: np.ndarray) -> History:
+        values = values[kept].astype(np.float32)
 
+        def rows_of(start: int, end: int) -> np.ndarray:
+            block = np.zeros((end - start, len(most)), np.float32)
+            rows = slice(*np.searchsorted(user, [start, end]))
+            block[user[rows] - start, column[rows]] = values[rows]
+            return block
+
+        return rows_of
+
+    history = matrix(np.log1p(counts["baskets"]))
+    earlier = matrix(np.log1p(counts["baskets"] - counts["baskets_month"]))
+    tried = matrix(bought["days_known"].to_numpy() <= TRYING_DAYS)
+    shape = len(users), len(most)
+    scored = zip(
+        range(0, len(users), BLOCK),
+        ease(history, *shape, EASE),
+        # Four baskets of 60 days ago count as much as one of today in `history`.
+        ease(matrix(np.log1p(4 * counts["lasting"])), *shape, LATELY),
+        regression(earlier, tried, history, *shape, TRIAL),
+        strict=True,
+    )
     rows, columns, scores, is_new = [], [], [], []
-    for start, had, block in ease(history, len(users), len(most)):
-        for here in range(len(block)):
-            before, new = np.flatnonzero(had[here]), np.flatnonzero(had[here] == 0)
-            if len(new) > BEST:
-                new = new[np.argpartition(-block[here, new], BEST - 1)[:BEST]]
+    for start, *blocks in scored:
+        ease_scores, _, trial_scores = blocks
+        had = history(start, start + len(ease_scores)) > 0
+        for here in range(len(had)):
+            before, new = np.flatnonzero(had[here]), np.flatnonzero(~had[here])
+            new = np.union1d(_best(new, ease_scores[here]), _best(new, trial_scores[here]))
             rows.append(np.full(len(before) + len(new), start + here))
             columns.append(np.concatenate([before, new]))
-            scores.append(block[here, columns[-1]])
+            scores.append(np.stack([block[here, columns[-1]] for block in blocks]))
             is_new.append(np.repeat([False, True], [len(before), len(new)]))
     row = np.concatenate(rows)
+    found = np.concatenate(scores, axis=1)
     made = {
         "source": pa.repeat(bought["source"][0], len(row)),
         "user_id": users.take(pa.array(row)),
         "product_id": names.take(pa.array(most[np.concatenate(columns)])),
         "moment": pa.repeat(bought["moment"][0], len(row)),
-        "ease": np.concatenate(scores),
+        **dict(zip(("ease", "ease_lately", "trial"), found, strict=True)),
         "is_new": np.concatenate(is_new),
     }
     return pa.table(made)
 
 
-def ease(history: Callable[[int, int], np.ndarray], users: int, products: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """EASE (Steck 2019, "Embarrassingly shallow autoencoders for sparse data") in closed form.
+def _best(places: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The `BEST` of some places by their scores."""
+    return places if len(places) <= BEST else places[np.argpartition(-scores[places], BEST - 1)[:BEST]]
 
-    With X what users bought, P = (X'X + lambda I)^-1 and B = I - P / diag(P), the scores are X B. Where there are fewer
-    users than products, XP = (XX' + lambda I)^-1 X and diag(P) = (1 - diag(X'XP)) / lambda need only the users' matrix.
 
-    Args:
-        history: Gives the rows of X, float32, of the users from one place to before another.
+def ease(history: History, users: int, products: int, regularisation: float) -> Iterator[np.ndarray]:
+    """EASE in closed form, for one block of users after the other.
 
-    Yields:
-        Where a block of users begins, its rows of X, and their scores.
+    With X the history, P = (X'X + lambda I)^-1 and B = I - P / diag(P), the scores are X B. Where there are fewer users than
+    products, XP = (XX' + lambda I)^-1 X and diag(P) = (1 - diag(X'XP)) / lambda need only the users' matrix.
     """
     if users <= products:
         whole = history(0, users)
-        gram = whole @ whole.T
-        gram[np.diag_indices(users)] += np.float32(REGULARISATION)
-        projected = np.linalg.inv(gram) @ whole
-        diagonal = (1 - np.einsum("up,up->p", whole, projected)) / np.float32(REGULARISATION)
-        projected /= diagonal
+        projected = np.linalg.inv(_held(whole @ whole.T, regularisation)) @ whole
+        projected /= (1 - np.einsum("up,up->p", whole, projected)) / np.float32(regularisation)
         for start in range(0, users, BLOCK):
-            block = slice(start, start + BLOCK)
-            yield start, whole[block], whole[block] - projected[block]
+            yield whole[start : start + BLOCK] - projected[start : start + BLOCK]
         return
-    every = -(-users // TEACHERS)
     gram = np.zeros((products, products), np.float32)
-    for start in range(0, users, BLOCK):
-        teachers = history(start, min(start + BLOCK, users))[-start % every :: every]
-        gram += teachers.T @ teachers
-    gram[np.diag_indices(products)] += np.float32(REGULARISATION)
-    weights = np.linalg.inv(gram)
+    for (taught,) in _teachers(users, history):
+        gram += taught.T @ taught
+    weights = np.linalg.inv(_held(gram, regularisation))
     weights /= -np.diag(weights).copy()
     np.fill_diagonal(weights, 0)
     for start in range(0, users, BLOCK):
-        block = history(start, min(start + BLOCK, users))
-        yield start, block, block @ weights
+        yield history(start, min(start + BLOCK, users)) @ weights
+
+
+def regression(
+    before: History, after: History, now: History, users: int, products: int, regularisation: float
+) -> Iterator[np.ndarray]:
+    """Ridge regression from `before` to `after`, applied to `now`, for one block of users after the other.
+
+    With X before and Y after, the scores are Z (X'X + lambda I)^-1 X'Y for Z now, or, where there are fewer users than
+    products, the same as Z X' (XX' + lambda I)^-1 Y.
+    """
+    if users <= products:
+        known = before(0, users)
+        weights = np.linalg.solve(_held(known @ known.T, regularisation), after(0, users))
+        for start in range(0, users, BLOCK):
+            yield (now(start, min(start + BLOCK, users)) @ known.T) @ weights
+        return
+    gram, met = np.zeros((products, products), np.float32), np.zeros((products, products), np.float32)
+    for known, came in _teachers(users, before, after):
+        gram += known.T @ known
+        met += known.T @ came
+    weights = np.linalg.solve(_held(gram, regularisation), met)
+    for start in range(0, users, BLOCK):
+        yield now(start, min(start + BLOCK, users)) @ weights
+
+
+def _held(gram: np.ndarray, regularisation: float) -> np.ndarray:
+    gram[np.diag_indices(len(gram))] += np.float32(regularisation)
+    return gram
+
+
+def _teachers(users: int, *matrices: History) -> Iterator[list[np.ndarray]]:
+    """The rows of those users who teach, of each matrix, for one block of users after the other."""
+    every = -(-users // TEACHERS)
+    for start in range(0, users, BLOCK):
+        yield [matrix(start, min(start + BLOCK, users))[-start % every :: every] for matrix in matrices]
 
 
 def _coded(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:

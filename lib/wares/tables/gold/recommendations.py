@@ -12,8 +12,8 @@ from wares.lake.table import Check, Column, Table
 ALL_OF_A_USER = CONFIDENTIAL + IDENTIFIER + DEMOGRAPHIC + LOCATION + BEHAVIOUR + FINANCIAL
 """The model sees all features at once, so what it says may tell of any of them."""
 
-PARTS = 16
-"""Pieces that the users are scored in, by as many cores as there are."""
+PARTS = 8
+"""Pieces that the users are scored in, by as many cores as there are. Each computes the catalogue's half anew."""
 
 TABLE = Table(
     keys=("source", "user_id", "rank"),
