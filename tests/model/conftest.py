@@ -78,7 +78,12 @@ def users() -> pa.Table:
         bought = random.choice(PRODUCTS + 5, 20, replace=False)  # some are no longer in the catalogue
         pairs.append(
             [
-                {"product_id": f"p{n}", "baskets": int(random.integers(1, 9)), "gap": None if n % 3 == 0 else float(n)}
+                {
+                    "product_id": f"p{n}",
+                    "baskets": int(random.integers(1, 9)),
+                    "gap": None if n % 3 == 0 else float(n),
+                    "steady": float(n % 7),
+                }
                 for n in bought
             ]
         )
@@ -96,7 +101,10 @@ def users() -> pa.Table:
             "baskets": pa.array(range(USERS), pa.int32()),
             "recent_products": [*recent, None],
             "pairs": pa.array(
-                [*pairs, None], pa.list_(pa.struct({"product_id": pa.string(), "baskets": pa.int32(), "gap": pa.float32()}))
+                [*pairs, None],
+                pa.list_(
+                    pa.struct({"product_id": pa.string(), "baskets": pa.int32(), "gap": pa.float32(), "steady": pa.float32()})
+                ),
             ),
             "types": pa.array([*types, None], pa.list_(pa.struct({"type": pa.string(), "lines": pa.int32()}))),
             "affinities": pa.array(

@@ -1,21 +1,34 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from wares.model.evaluation import _interval, _lists, _listwise, _places, _pointwise
-from wares.model.scorer import Scored
+from wares.model.baselines import Lists, Past, baseline_lists, pasts
+from wares.model.encoding import Encoding
+from wares.model.evaluation import _by_activity, _interval, _kept_promises, _listwise, _Measure, _places, _pointwise
+from wares.model.network import build_network
+from wares.model.scorer import Network, top
+from wares.model.spec import Spec
+from wares.model.training import is_better
 
 
-def scored(logits: np.ndarray, bought: np.ndarray) -> Scored:
-    return Scored(0, logits, bought, np.ones(len(bought), np.int32))
+def lists_of(logits: np.ndarray, bought: np.ndarray) -> Lists:
+    """The model's lists, of all products and of those not bought before."""
+    return {"all": {"wide_deep": top(logits, 10)}, "first_time": {"wide_deep": top(logits, 10, bought)}}
+
+
+def listwise(logits: np.ndarray, truth: np.ndarray, bought: np.ndarray) -> dict[str, Any]:
+    """The metrics of the model's lists, where product 2n and 2n + 1 are of one type, and product n is in 2^-n of all baskets."""
+    places = np.arange(len(logits))
+    return _listwise(lists_of(logits, bought), truth, bought, places // 2, places.astype(np.float64))
 
 
 def test_list_metrics_by_hand() -> None:
-    logits, bought, order = np.array([9, 8, 7, 6, 5, 4, 3, 2, 1, 0, -1, -2], np.float32), np.array([3]), np.arange(12)
-    row = _listwise(_lists(scored(logits, bought), order, order), truth=np.array([1, 3, 11]), bought=bought)
+    logits, bought = np.array([9, 8, 7, 6, 5, 4, 3, 2, 1, 0, -1, -2], np.float32), np.array([3])
+    row = listwise(logits, truth=np.array([1, 3, 11]), bought=bought)
     best = 1 + 1 / math.log2(3) + 1 / math.log2(4)
     assert row["all_wide_deep_ndcg"] == pytest.approx((1 / math.log2(3) + 1 / math.log2(5)) / best)
     assert row["all_wide_deep_recall"] == pytest.approx(2 / 3)
@@ -23,11 +36,13 @@ def test_list_metrics_by_hand() -> None:
     # Without what was bought before, 11 moves up to the last place but one.
     assert row["first_time_wide_deep_top"] == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]
     assert row["first_time_wide_deep_recall"] == pytest.approx(1 / 2)
+    assert row["all_wide_deep_novelty"] == pytest.approx(4.5)
+    assert row["all_wide_deep_diversity"] == pytest.approx(80 / 90)  # five pairs are alike, seen from both sides
+    assert row["first_time_wide_deep_novelty"] == pytest.approx((0 + 1 + 2 + 4 + 5 + 6 + 7 + 8 + 9 + 10) / 10)
 
 
 def test_a_user_without_new_purchases_has_no_first_time_metrics() -> None:
-    bought, order = np.array([3]), np.arange(12)
-    row = _listwise(_lists(scored(np.arange(12, dtype=np.float32), bought), order, order), truth=np.array([3]), bought=bought)
+    row = listwise(np.arange(12, dtype=np.float32), truth=np.array([3]), bought=np.array([3]))
     assert row["first_time_wide_deep_ndcg"] is None
 
 
@@ -41,17 +56,69 @@ def test_lists_are_those_of_full_sorts() -> None:
         rank = {place: n for n, place in enumerate(popular)}
         bought = random.choice(products, random.integers(0, products + 1), replace=False)
         often = dict(zip(bought.tolist(), random.integers(1, 4, len(bought)).tolist(), strict=True))
+        lately = dict(zip(bought.tolist(), random.choice([0.1, 0.5, 2.5], len(bought)).tolist(), strict=True))
+        near = random.choice(products, random.integers(0, products + 1), replace=False)
+        ease = dict(zip(near.tolist(), random.choice([-0.5, 0.0, 1.5], len(near)).tolist(), strict=True))
         logits = random.integers(0, 9, products).astype(np.float32)
         orders = {
             "wide_deep": sorted(range(products), key=lambda place: (-logits[place], place)),
             "popularity": popular,
             "frequency": sorted(range(products), key=lambda place: (-often.get(place, 0), rank[place])),
+            "decayed": sorted(range(products), key=lambda place: (-lately.get(place, 0), rank[place])),
+            "ease": sorted(range(products), key=lambda place: (-ease.get(place, -9), rank[place])),
         }
-        user = Scored(0, logits.copy(), bought, np.array(list(often.values()), np.int32))
-        lists = _lists(user, np.array(popular), np.argsort(popular))
+        user = Past(bought, *(np.array(list(found.values())) for found in (often, lately)), near, np.array(list(ease.values())))
+        lists = baseline_lists(user, np.array(popular), np.argsort(popular))
+        for purchases, found in lists_of(logits.copy(), bought).items():
+            lists[purchases] |= found
         for ranker, order in orders.items():
             assert lists["all"][ranker].tolist() == order[:10]
             assert lists["first_time"][ranker].tolist() == [place for place in order if place not in often][:10]
+
+
+def test_pasts_hold_what_the_catalogue_has() -> None:
+    def lists(names: tuple[str, ...], types: tuple[pa.DataType, ...], users: list[list[tuple[Any, ...]] | None]) -> pa.Array:
+        rows = [user and [dict(zip(names, row, strict=True)) for row in user] for user in users]
+        return pa.array(rows, pa.list_(pa.struct(dict(zip(names, types, strict=True)))))
+
+    users = pa.record_batch(
+        {
+            "pairs": lists(
+                ("product_id", "baskets", "steady"),
+                (pa.string(), pa.int32(), pa.float32()),
+                [[("b", 2, 0.5), ("gone", 9, 9.0)], None, [("a", 1, 0.25)]],
+            ),
+            "affinities": lists(("product_id", "ease"), (pa.string(), pa.float32()), [[("a", 0.75)], [("gone", 1.0)], None]),
+        }
+    )
+    found = [[values.tolist() for values in vars(past).values()] for past in pasts(users, pa.array(["a", "b"]))]
+    assert found == [[[1], [2], [0.5], [0], [0.75]], [[], [], [], [], []], [[0], [1], [0.25], [], []]]
+
+
+def test_promises_are_held_against_purchases() -> None:
+    found = _kept_promises(np.log(np.array([3.0, 1.0, 1 / 3], np.float32)), listed=np.array([0, 2]), truth=np.array([0, 1]))
+    assert found == {"promised": pytest.approx(3 / 4 + 1 / 4), "kept": 1.0}
+
+
+def test_groups_by_activity_are_equally_large() -> None:
+    baskets, ndcg = pa.chunked_array([[9, 1, 5, 2, 7]]), pa.chunked_array([[0.9, 0.1, 0.5, 0.3, 0.7]])
+    found = _by_activity(baskets, ndcg, np.random.default_rng(1))
+    assert [(group["baskets"], group["users"], group["ndcg@10"]["mean"]) for group in found] == [
+        ([1, 2], 2, pytest.approx(0.2)),
+        ([5, 7], 2, pytest.approx(0.6)),
+        ([9, 9], 1, pytest.approx(0.9)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gain", "better"),
+    [(None, True), ((0.01, 0.001), True), ((0.01, -0.001), False), ((0.0, 0.0), False), ((None, None), False)],
+)
+def test_only_a_model_that_is_better_beyond_chance_is_the_champion(
+    gain: tuple[float | None, float | None] | None, better: bool
+) -> None:
+    found = {} if gain is None else {"gain": {"mean": gain[0], "low": gain[1], "high": 0.02}}
+    assert is_better({"all": found}) is better
 
 
 def test_places_of_each_list() -> None:
@@ -76,6 +143,23 @@ def test_auc_and_log_loss_of_many() -> None:
     assert found["auc"] == pytest.approx((logits[label][:, None] > logits[~label]).mean())
     exact = logits.astype(np.float64)
     assert found["log_loss"] == pytest.approx(np.where(label, np.logaddexp(0, -exact), np.logaddexp(0, exact)).mean(), rel=1e-6)
+
+
+def test_a_champion_ranks_the_same_users(spec: Spec, encoding: Encoding, users: pa.Table, products: pa.Table) -> None:
+    """A network whose logits are those of another turned round has its lists from the other end; both are measured alike."""
+    weights = {variable.path: variable.numpy() for variable in build_network(spec, encoding, 3).variables}
+    turned = {name: -values if name in ("deep/kernel", "deep/bias") else values for name, values in weights.items()}
+    network, other = (Network(spec, encoding, found) for found in (weights, turned))
+    truth = pa.array([[f"p{n}", f"p{n + 7}"] for n in range(users.num_rows)])
+    batch = users.append_column("truth", truth).combine_chunks().to_batches()[0]
+    rows = pa.Table.from_batches(list(_Measure({"wide_deep": network, "champion": network}, products)(iter([batch]))))
+    assert rows.num_rows == users.num_rows
+    assert rows["all_wide_deep_top"] == rows["all_champion_top"]
+    assert rows["baskets"] == users["baskets"]
+    rows = pa.Table.from_batches(list(_Measure({"wide_deep": network, "champion": other}, products)(iter([batch]))))
+    alone = pa.Table.from_batches(list(_Measure({"wide_deep": other}, products)(iter([batch]))))
+    assert rows["all_champion_ndcg"] == alone["all_wide_deep_ndcg"]
+    assert rows["all_wide_deep_top"] != rows["all_champion_top"]
 
 
 def test_interval_holds_the_mean() -> None:

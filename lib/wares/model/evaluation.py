@@ -12,29 +12,34 @@ from pyspark.sql import DataFrame
 from pyspark.sql.functions import collect_set
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from wares.model.scorer import Catalogue, Network, Scored, Scorer, top
+from wares.model.baselines import BASELINES, K, Lists, baseline_lists, pasts
+from wares.model.scorer import Catalogue, Network, Scorer, top
 from wares.settings import Settings
 from wares.tables.gold.moments import purchases_within
 from wares.tables.gold.recommendations import PARTS, with_past
 
-K = 10
 RESAMPLES = 1000
 GAIN = 1 / np.log2(np.arange(2, K + 2))
-RANKERS = ("wide_deep", "popularity", "frequency")
+NAMES = {"wide_deep": "wide & deep", "champion": "champion so far", **BASELINES}
+"""The rankers, with the names that people read."""
 PURCHASES = ("all", "first_time")
-PER_USER = ("ndcg", "recall", "map")
-ARROW_SCHEMA = pa.schema(
-    [(f"{purchases}_{ranker}_{metric}", pa.float64()) for purchases in PURCHASES for ranker in RANKERS for metric in PER_USER]
-    + [(f"{purchases}_{ranker}_top", pa.list_(pa.int32())) for purchases in PURCHASES for ranker in RANKERS]
-    + [("auc", pa.float64()), ("log_loss", pa.float64())]
-)
+PER_USER = ("ndcg", "recall", "map", "diversity", "novelty")
+AFTER_K = ("ndcg", "recall", "map")
+"""Metrics whose names say how long the lists were."""
+ACTIVITY = 3
+"""Groups of equally many users, by how many baskets they had before."""
 
 Report = dict[str, Any]
-"""{"users", "products", "all": {ranker: {metric: {"mean", "low", "high"}}}, "first_time": the same}; low and high are the
-ends of the 95 % bootstrap interval over users, absent for coverage."""
+"""{"users", "products", "all": {ranker: {metric: {"mean", "low", "high"}}}, "first_time": the same, "activity": [...]}; low and
+high are the ends of the 95 % bootstrap interval over users, absent for coverage and calibration.
+
+ndcg@10, recall@10 and map@10 are as in the literature, with binary gain. coverage: the share of all products that are in any
+list. diversity: the share of pairs in a list that differ in type. novelty: the mean of -log2 of each listed product's share of
+all baskets. calibration: of what was listed, purchases for each one that the model's probabilities promise. If a champion was
+measured too, `gain` is how much higher the ndcg@10 of the same users is than with it."""
 
 
-def evaluate(network: Network, products: pa.Table, users: DataFrame, seed: int) -> Report:
+def evaluate(network: Network, products: pa.Table, users: DataFrame, seed: int, champion: Network | None = None) -> Report:
     """Rank all products for each user and compare with what the user went on to buy.
 
     Ties in frequency go to the more popular product, those in popularity to the later place in the catalogue.
@@ -42,23 +47,63 @@ def evaluate(network: Network, products: pa.Table, users: DataFrame, seed: int) 
     Args:
         products: Rows of gold.product_features that were sold before the moment.
         users: What `with_truth` gives.
+        champion: Another network that ranks the same users.
     """
-    rows = users.repartition(PARTS).mapInArrow(_Measure(network, products), from_arrow_schema(ARROW_SCHEMA)).toArrow()
+    networks = {"wide_deep": network} | ({"champion": champion} if champion else {})
+    rankers = [*networks, *BASELINES]
+    schema = from_arrow_schema(_schema(rankers))
+    rows = users.repartition(PARTS).mapInArrow(_Measure(networks, products), schema).toArrow()
     measured = {name: rows[name] for name in rows.column_names}
     random = np.random.default_rng(seed)
     report: Report = {"users": rows.num_rows, "products": products.num_rows}
     for purchases in PURCHASES:
         report[purchases] = {}
-        for ranker in RANKERS:
-            found = {f"{metric}@{K}": _interval(measured[f"{purchases}_{ranker}_{metric}"], random) for metric in PER_USER}
-            listed = pc.count_distinct(pc.list_flatten(measured[f"{purchases}_{ranker}_top"].combine_chunks())).as_py()
+        for ranker in rankers:
+            name = f"{purchases}_{ranker}"
+            found = {f"{metric}@{K}": _interval(measured[f"{name}_{metric}"], random) for metric in AFTER_K}
+            found |= {m: _interval(measured[f"{name}_{m}"], random) for m in PER_USER if m not in AFTER_K}
+            listed = pc.count_distinct(pc.list_flatten(measured[f"{name}_top"].combine_chunks())).as_py()
             found["coverage"] = {"mean": listed / max(products.num_rows, 1)}
             report[purchases][ranker] = found
-        report[purchases]["users"] = (
-            len(measured[f"{purchases}_wide_deep_ndcg"]) - measured[f"{purchases}_wide_deep_ndcg"].null_count
-        )
-    report["all"]["wide_deep"] |= {"auc": _interval(measured["auc"], random), "log_loss": _interval(measured["log_loss"], random)}
+        known = measured[f"{purchases}_wide_deep_ndcg"]
+        report[purchases]["users"] = len(known) - known.null_count
+        if champion:
+            gain = pc.subtract(known, measured[f"{purchases}_champion_ndcg"])
+            report[purchases]["gain"] = _interval(gain, random)
+    promised = pc.sum(measured["promised"]).as_py()
+    report["all"]["wide_deep"] |= {
+        "auc": _interval(measured["auc"], random),
+        "log_loss": _interval(measured["log_loss"], random),
+        "calibration": {"mean": pc.sum(measured["kept"]).as_py() / promised if promised else None},
+    }
+    report["activity"] = _by_activity(measured["baskets"], measured["all_wide_deep_ndcg"], random)
     return report
+
+
+def _schema(rankers: list[str]) -> pa.Schema:
+    """What is measured of each user."""
+    names = [f"{purchases}_{ranker}" for purchases in PURCHASES for ranker in rankers]
+    return pa.schema(
+        [(f"{name}_{metric}", pa.float64()) for name in names for metric in PER_USER]
+        + [(f"{name}_top", pa.list_(pa.int32())) for name in names]
+        + [(name, pa.float64()) for name in ("auc", "log_loss", "promised", "kept")]
+        + [("baskets", pa.int32())]
+    )
+
+
+def _by_activity(baskets: pa.ChunkedArray, ndcg: pa.ChunkedArray, random: np.random.Generator) -> list[dict[str, Any]]:
+    """The model's ndcg@10 on all purchases of users with few, some and many baskets before."""
+    counts, values = baskets.to_numpy(), ndcg.to_numpy()
+    groups = np.array_split(np.argsort(counts, kind="stable"), ACTIVITY)
+    return [
+        {
+            "baskets": [int(counts[group].min()), int(counts[group].max())],
+            "users": len(group),
+            f"ndcg@{K}": _interval(pa.chunked_array([values[group]]), random),
+        }
+        for group in groups
+        if len(group)
+    ]
 
 
 def with_truth(
@@ -89,7 +134,7 @@ def flat(report: Report, role: str) -> dict[str, float]:
     """The report's means as MLflow metrics, such as `test.all.wide_deep.ndcg_10`."""
     metrics = {f"{role}.users": float(report["users"]), f"{role}.products": float(report["products"])}
     for purchases in PURCHASES:
-        for ranker in RANKERS:
+        for ranker in NAMES.keys() & report[purchases].keys():
             for metric, value in report[purchases][ranker].items():
                 if value["mean"] is not None:
                     metrics[f"{role}.{purchases}.{ranker}.{metric.replace('@', '_')}"] = value["mean"]
@@ -97,20 +142,32 @@ def flat(report: Report, role: str) -> dict[str, float]:
 
 
 def table(report: Report) -> str:
-    """The report as lines of text: one for each ranker, on all purchases and on first-time ones."""
-    names = {"wide_deep": "wide & deep", "popularity": "popularity", "frequency": "personal frequency"}
+    """The report as lines of text: each ranker on all purchases and on first-time ones, and the model by users' activity."""
+    shown = (f"recall@{K}", f"map@{K}", "coverage", "diversity", "novelty")
     lines = []
     for purchases, title in (("all", "all purchases"), ("first_time", "first-time purchases")):
         heading = f"{title} ({report[purchases]['users']:,} users)"
-        lines.append(f"{heading:<38} nDCG@{K} (95 % interval)   recall@{K}   MAP@{K}   coverage")
-        for ranker in RANKERS:
-            found = report[purchases][ranker]
-            ndcg = found[f"ndcg@{K}"]
-            if ndcg["mean"] is not None:
-                recall, precision, coverage = (found[name]["mean"] for name in (f"recall@{K}", f"map@{K}", "coverage"))
-                interval = f"{ndcg['mean']:.4f} ({ndcg['low']:.4f}-{ndcg['high']:.4f})"
-                lines.append(f"  {names[ranker]:<36} {interval}   {recall:.4f}      {precision:.4f}   {coverage:.4f}")
+        lines.append(f"{heading:<36} {f'nDCG@{K} (95 % interval)':<24}" + "".join(f"{name:>11}" for name in shown))
+        for ranker, name in NAMES.items():
+            found = report[purchases].get(ranker)
+            # Nobody has a frequency of what is new: these rankers fall back to popularity there.
+            fallen_back = purchases == "first_time" and ranker in ("frequency", "decayed")
+            if found and not fallen_back and found[f"ndcg@{K}"]["mean"] is not None:
+                numbers = "".join(f"{found[metric]['mean']:>11.4f}" for metric in shown)
+                lines.append(f"  {name:<34} {_shown(found[f'ndcg@{K}']):<24}" + numbers)
+    lines.append("wide & deep by activity")
+    for group in report["activity"]:
+        low, high = group["baskets"]
+        lines.append(f"  {f'{low}-{high} baskets before':<34} {_shown(group[f'ndcg@{K}'])}")
+    of_model = report["all"]["wide_deep"]
+    if of_model["calibration"]["mean"] is not None:
+        told = f"{of_model['calibration']['mean']:.2f} purchases for each one that the lists' probabilities promise"
+        lines.append(f"wide & deep: {told}; log loss {of_model['log_loss']['mean']:.5f}, AUC {of_model['auc']['mean']:.4f}")
     return "\n".join(lines)
+
+
+def _shown(interval: dict[str, float]) -> str:
+    return f"{interval['mean']:.4f} ({interval['low']:.4f}-{interval['high']:.4f})"
 
 
 def latest(settings: Settings, source: str) -> Report | None:
@@ -125,25 +182,40 @@ def latest(settings: Settings, source: str) -> Report | None:
 
 
 class _Measure:
-    """Measures users where they are: what Spark sends to its Python workers."""
+    """Measures users where they are: what Spark sends to its Python workers.
 
-    def __init__(self, network: Network, products: pa.Table) -> None:
-        self._network, self._products = network, products
+    Args:
+        networks: By the name of the ranker; `wide_deep` is the one whose probabilities are measured, too.
+    """
+
+    def __init__(self, networks: dict[str, Network], products: pa.Table) -> None:
+        self._networks, self._products = networks, products
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        catalogue = Catalogue(self._network, self._products)
-        scorer = Scorer(self._network, catalogue)
+        scorers = {name: Scorer(network, Catalogue(network, self._products)) for name, network in self._networks.items()}
+        catalogue = scorers["wide_deep"].catalogue
         popular = np.argsort(catalogue.baskets, kind="stable")[::-1]
         rank = np.argsort(popular)
+        surprise = -np.log2(catalogue.baskets / catalogue.baskets.sum())
+        schema = _schema([*scorers, *BASELINES])
         for batch in batches:
             users = pa.Table.from_batches([batch])
             truths = _places(batch.column("truth"), catalogue.ids)
+            had = batch.column("baskets").to_pylist()
             rows = []
-            for scored in scorer.score(users):
-                truth = truths[scored.row]
-                rows.append(_pointwise(scored.logits, truth) | _listwise(_lists(scored, popular, rank), truth, scored.bought))
+            together = zip(pasts(batch, catalogue.ids), *(scorer.score(users) for scorer in scorers.values()), strict=True)
+            for past, *all_scored in together:
+                row = all_scored[0].row
+                measured = _pointwise(all_scored[0].logits, truths[row]) | {"baskets": had[row]}
+                lists = baseline_lists(past, popular, rank)
+                for name, scored in zip(scorers, all_scored, strict=True):
+                    lists["all"][name] = top(scored.logits, K)
+                    if name == "wide_deep":
+                        measured |= _kept_promises(scored.logits, lists["all"][name], truths[row])
+                    lists["first_time"][name] = top(scored.logits, K, scored.bought)
+                rows.append(measured | _listwise(lists, truths[row], past.bought, catalogue.type_of, surprise))
             if rows:
-                yield pa.RecordBatch.from_pylist(rows, schema=ARROW_SCHEMA)
+                yield pa.RecordBatch.from_pylist(rows, schema=schema)
 
 
 def _places(lists: pa.ListArray, ids: pa.Array) -> list[np.ndarray]:
@@ -163,30 +235,18 @@ def _pointwise(logits: np.ndarray, truth: np.ndarray) -> dict[str, float | None]
     return {"auc": float(below.mean() / others) if others else None, "log_loss": float(loss / len(logits))}
 
 
-Lists = dict[str, dict[str, np.ndarray]]
-"""By `PURCHASES`, then by `RANKERS`: the places of the top K, best first."""
+def _kept_promises(logits: np.ndarray, listed: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """How many purchases of what is listed the probabilities promise, and how many there were, for one user."""
+    return {"promised": float((1 / (1 + np.exp(-logits[listed]))).sum()), "kept": float(np.isin(listed, truth).sum())}
 
 
-def _lists(scored: Scored, popular: np.ndarray, rank: np.ndarray) -> Lists:
-    """Each ranker's top K for one user, of all products and of those not bought before. Changes the logits.
+def _listwise(lists: Lists, truth: np.ndarray, bought: np.ndarray, type_of: np.ndarray, surprise: np.ndarray) -> dict[str, Any]:
+    """The metrics of the top K of each ranker for one user, on all purchases and, without what was bought before, on new ones.
 
     Args:
-        popular: The places of all products, the most popular first.
-        rank: For each place its own in `popular`.
+        type_of: For each product of the catalogue its type.
+        surprise: For each, -log2 of its share of all baskets.
     """
-    new = popular[: K + len(scored.bought)]
-    new = new[~np.isin(new, scored.bought)][:K]
-    # What was bought comes before all else, and in the order of popularity among equals.
-    own = scored.bought[np.lexsort((rank[scored.bought], -scored.baskets))]
-    frequent = np.concatenate([own, new])[:K]
-    return {
-        "all": {"wide_deep": top(scored.logits, K), "popularity": popular[:K], "frequency": frequent},
-        "first_time": {"wide_deep": top(scored.logits, K, scored.bought), "popularity": new, "frequency": new},
-    }
-
-
-def _listwise(lists: Lists, truth: np.ndarray, bought: np.ndarray) -> dict[str, Any]:
-    """The metrics of the top K of each ranker for one user, on all purchases and, without what was bought before, on new ones."""
     row: dict[str, Any] = {}
     for purchases, right in (("all", truth), ("first_time", np.setdiff1d(truth, bought))):
         for ranker, listed in lists[purchases].items():
@@ -197,7 +257,15 @@ def _listwise(lists: Lists, truth: np.ndarray, bought: np.ndarray) -> dict[str, 
             hits = np.isin(listed, right)
             gained = (hits * GAIN[: len(hits)]).sum() / GAIN[: len(right)].sum()
             precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-            found = {"ndcg": gained, "recall": hits.sum() / len(right), "map": (precision * hits).sum() / min(K, len(right))}
+            types = type_of[listed]
+            pairs = len(listed) * (len(listed) - 1)
+            found = {
+                "ndcg": gained,
+                "recall": hits.sum() / len(right),
+                "map": (precision * hits).sum() / min(K, len(right)),
+                "diversity": (types[:, None] != types).sum() / pairs if pairs else 0.0,
+                "novelty": surprise[listed].mean() if len(listed) else 0.0,
+            }
             row |= {f"{name}_{metric}": float(value) for metric, value in found.items()} | {f"{name}_top": listed.tolist()}
     return row
 

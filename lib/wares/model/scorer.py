@@ -116,13 +116,11 @@ class Scored:
         row: The user's place in the table that was given.
         logits: A logit for each product of the catalogue, float32 [products]; valid until the next user.
         bought: Places in the catalogue of what the user had bought.
-        baskets: In how many baskets each of those was.
     """
 
     row: int
     logits: np.ndarray
     bought: np.ndarray
-    baskets: np.ndarray
 
 
 class Scorer:
@@ -171,7 +169,6 @@ class Scorer:
         first, linear = network.first("user", joined), network.linear("user", rows)
         types = self._past("type", users, "type", catalogue.types)
         pairs, affinities = (self._past(part, users, "product_id", catalogue.ids) for part in ("pair", "affinity"))
-        baskets = pc.struct_field(_whole(users["pairs"]).flatten(), "baskets").to_numpy(zero_copy_only=False)
         bought = [pairs.of(user) for user in range(users.num_rows)]
         candidates = [self._candidates(pairs.place[found]) for found in bought] if self._candidates else None
         logits = network.match("user", joined) @ catalogue.match.T
@@ -190,7 +187,7 @@ class Scorer:
             logits[user, block] += self._layers(shifts[user], block)
         for user, (places, found) in enumerate(own):
             logits[user, places] = found
-            yield Scored(start + user, logits[user], pairs.place[bought[user]], baskets[bought[user]])
+            yield Scored(start + user, logits[user], pairs.place[bought[user]])
 
     def _blocks(self, users: int, candidates: list[np.ndarray] | None) -> Iterator[tuple[int, slice | np.ndarray]]:
         """Users, and places in the catalogue whose layers are computed for them at a time."""
