@@ -20,7 +20,7 @@ from wares.lake.store import Store
 from wares.model import registry
 from wares.model.baselines import BASELINES
 from wares.model.evaluation import Report
-from wares.model.plan import Plan
+from wares.model.plan import LAST, MEASURED, Plan
 from wares.model.spec import Spec, load_spec
 from wares.model.training import fit, measure, pinned
 from wares.settings import load_settings
@@ -62,7 +62,8 @@ def main() -> None:
                     seeded = settings.train.model_copy(update={"seed": seed})
                     plan = Plan(files, chosen.source, spec, seeded, Path(folder))
                     fit(plan, store.spark)
-                    report = measure(store, versions, registry.read_network(plan.folder), chosen.source, chosen.role)
+                    network = registry.read_network(plan.folder, MEASURED if chosen.role == "validation" else LAST)
+                    report = measure(store, versions, network, chosen.source, chosen.role)
                 found[name].append(ndcg(report))
                 baselines = {title: ndcg(report, ranker) for ranker, title in BASELINES.items()}
                 print(f"{name}, seed {seed}: {found[name][-1][0]:.4f} {found[name][-1][1]:.4f}", flush=True)

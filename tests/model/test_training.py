@@ -11,13 +11,14 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 from wares.errors import ModelError
 from wares.model.encoding import Encoding
 from wares.model.launcher import launch
-from wares.model.plan import Plan
+from wares.model.plan import LAST, MEASURED, Plan
 from wares.model.reader import Batches, read_split
 from wares.model.spec import Spec
 
@@ -56,6 +57,25 @@ def test_each_launcher_trains(
     said = capfd.readouterr().out
     assert f"{1 if launcher == 'local' else 2} ranks" in said
     assert "epoch 1/1: loss" in said
+
+
+def test_measured_weights_have_not_seen_the_validation_days(plan: Plan, spark: SparkSession) -> None:
+    launch(plan, spark)
+    before = {name: _weights(plan.folder / name) for name in (MEASURED, LAST)}
+    for file in plan.files:
+        rows = pq.read_table(file)
+        held_out = pc.equal(rows["split"], "validation")
+        turned = pc.if_else(held_out, pc.subtract(1.0, rows["label"]), rows["label"])
+        pq.write_table(rows.set_column(rows.schema.get_field_index("label"), "label", turned), file, row_group_size=300)
+    launch(plan, spark)
+    assert np.array_equal(_weights(plan.folder / MEASURED), before[MEASURED])
+    assert not np.allclose(_weights(plan.folder / LAST), before[LAST], atol=1e-3)
+
+
+def _weights(path: Path) -> np.ndarray:
+    """All weights in a file, one after the other."""
+    with np.load(path) as weights:
+        return np.concatenate([weights[name].ravel() for name in weights.files])
 
 
 def test_infinite_values_give_one_clear_error(plan: Plan, spark: SparkSession) -> None:

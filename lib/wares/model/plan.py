@@ -12,6 +12,9 @@ from wares.settings import Train
 PROGRESS = "[wares] "
 """How a rank's lines for the terminal begin; all else that it prints is kept for the case that it dies."""
 
+MEASURED, LAST = "measured.npz", "weights.npz"
+"""The weights that have not seen the validation days, by which models are compared, and those that have, which score users."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -22,7 +25,7 @@ class Plan:
         source: The source to train on.
         spec: The feature spec.
         train: The settings.
-        folder: Where `encoding.json` lies, and where rank 0 leaves `model.keras`, `weights.npz`, `epochs.json`.
+        folder: Where `encoding.json` lies, and where rank 0 leaves `model.keras`, `weights.npz`, `measured.npz`, `epochs.json`.
     """
 
     files: list[str]

@@ -27,14 +27,14 @@ from mlflow.tracking import MlflowClient
 
 from wares.errors import ModelError
 from wares.model.encoding import Encoding
-from wares.model.plan import Plan
+from wares.model.plan import LAST, Plan
 from wares.model.scorer import Network
 from wares.model.spec import Spec
 from wares.settings import Settings
 
 CHAMPION = "champion"
 FILES = "wide_deep"
-"""The artifact folder that holds a trained network: encoding.json, spec.json, weights.npz, model.keras."""
+"""The artifact folder that holds a trained network: encoding.json, spec.json, weights.npz, measured.npz, model.keras."""
 
 for noisy in ("mlflow", "alembic"):
     logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -91,16 +91,16 @@ def champion(client: MlflowClient, source: str) -> ModelVersion | None:
         return None
 
 
-def load_network(version: ModelVersion) -> Network:
+def load_network(version: ModelVersion, weights: str = LAST) -> Network:
     """The network of a registered version, as numpy weights: no TensorFlow is needed."""
-    return read_network(Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=FILES)))
+    return read_network(Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=FILES)), weights)
 
 
-def read_network(folder: Path) -> Network:
-    """The network in a folder that holds encoding.json, spec.json and weights.npz."""
+def read_network(folder: Path, weights: str = LAST) -> Network:
+    """The network in a folder that holds encoding.json, spec.json and the weights."""
     spec = Spec.model_validate_json((folder / "spec.json").read_text(encoding="utf-8"))
-    with np.load(folder / "weights.npz") as weights:
-        return Network(spec, Encoding.load(folder / "encoding.json"), dict(weights))
+    with np.load(folder / weights) as stored:
+        return Network(spec, Encoding.load(folder / "encoding.json"), dict(stored))
 
 
 def read_json(version: ModelVersion, name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from wares.lake.store import Store
 from wares.model.encoding import learn
 from wares.model.evaluation import Report, evaluate, flat, table, with_truth
 from wares.model.launcher import launch
-from wares.model.plan import Plan
+from wares.model.plan import LAST, MEASURED, Plan
 from wares.model.reader import read_split
 from wares.model.scorer import Network
 from wares.model.spec import Spec, check_columns, load_spec
@@ -98,12 +98,11 @@ def train(store: Store, source: str) -> TrainOutcome:
     with tempfile.TemporaryDirectory(prefix="wares-train-") as folder, registry.run(client, store.settings, source) as run_id:
         plan = Plan(store.files("gold.examples", versions["gold.examples"]), source, spec, store.settings.train, Path(folder))
         example = fit(plan, store.spark)
-        network = registry.read_network(plan.folder)
         print("  evaluating on the validation and the test days", flush=True)
-        reports = {
-            "validation": measure(store, versions, network, source, "validation", _champion(client, source)),
-            "test": measure(store, versions, network, source, "test"),
-        }
+        reports = {}
+        for role, weights, other in (("validation", MEASURED, _champion(client, source)), ("test", LAST, None)):
+            network = registry.read_network(plan.folder, weights)
+            reports[role] = measure(store, versions, network, source, role, other)
         print(table(reports["test"]), flush=True)
         metrics = {name: value for role, report in reports.items() for name, value in flat(report, role).items()}
         registry.log(client, run_id, plan, store.settings, versions, metrics, reports, store.run_id)
@@ -197,11 +196,11 @@ def measure(
 
 
 def _champion(client: MlflowClient, source: str) -> Network | None:
-    """The champion so far; None if there is none, or if it needs features that the tables have no longer."""
+    """The champion so far, before it saw its validation days; None if there is none, or if its features are no longer there."""
     from wares.model import registry
 
     holder = registry.champion(client, source)
-    network = registry.load_network(holder) if holder else None
+    network = registry.load_network(holder, MEASURED) if holder else None
     try:
         if network:
             check_columns(network.spec, EXAMPLES.by_name)

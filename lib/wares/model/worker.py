@@ -23,7 +23,7 @@ import tensorflow as tf
 from wares.errors import ModelError
 from wares.model.encoding import Arrays, Encoding
 from wares.model.network import build_network, is_wide
-from wares.model.plan import PROGRESS, Plan
+from wares.model.plan import LAST, MEASURED, PROGRESS, Plan
 from wares.model.reader import Batches
 from wares.settings import Train
 
@@ -33,7 +33,9 @@ over a batch, so a cross that one row has moves its weight by a gradient of abou
 WEIGHT_DECAY, LONGEST_GRADIENT = 1e-4, 20.0
 """AdamW's decay, and the norm beyond which the gradient of the deep side is shortened."""
 AVERAGE = 0.99
-"""What the moving average of the weights keeps at each step; the average is the model."""
+"""What the moving average of the deep side's weights keeps at each step; the average is the model."""
+AGAIN = 0.5
+"""With which part of the learning rate the validation days are learned."""
 
 
 def main(plan_path: str) -> int:
@@ -54,9 +56,10 @@ def main(plan_path: str) -> int:
 
 
 def train(plan: Plan) -> None:
-    """The training loop of one rank.
+    """The training of one rank: on the rows before the validation days, and then, once it has been measured, on those too.
 
-    All ranks begin with rank 0's weights, average their gradients in each step, and take the same number of steps.
+    All ranks begin with rank 0's weights, average their gradients in each step, and take the same number of steps. Rank 0
+    leaves the weights that have not seen the validation days in `measured.npz`, and the last ones in `weights.npz`.
 
     Raises:
         ModelError: A rank has no rows, or the loss is no number.
@@ -65,16 +68,16 @@ def train(plan: Plan) -> None:
     rank, ranks, settings = hvd.rank(), hvd.size(), plan.train
     batches = Batches(plan.files, plan.spec, encoding, plan.source, "train", rank, ranks)
     held_out = Batches(plan.files, plan.spec, encoding, plan.source, "validation", rank, ranks)
-    rows = [int(count) for count in hvd.allgather(tf.constant([batches.rows])).numpy()]
+    rows, newest = ([int(n) for n in hvd.allgather(tf.constant([found.rows])).numpy()] for found in (batches, held_out))
     if min(rows) == 0:
         raise ModelError(
             "A training rank has no examples.",
             found=f"rows on each rank: {', '.join(map(str, rows))}",
             do="train with fewer ranks (train.ranks), or on a source with a longer history",
         )
-    steps = math.ceil(max(rows) / settings.batch_size)
+    steps, more = (math.ceil(max(found) / settings.batch_size) if min(found) else 0 for found in (rows, newest))
     model = build_network(plan.spec, encoding, settings.seed)
-    optimizers = ftrl_and_adam(model, settings, steps * settings.epochs)
+    optimizers = ftrl_and_adam(model, settings, steps * settings.epochs, more)
     step = training_step(model, optimizers)
     hvd.broadcast_variables([variable.value for variable in model.variables], root_rank=0)
     if rank == 0:
@@ -85,21 +88,11 @@ def train(plan: Plan) -> None:
     epochs = []
     for epoch in range(1, settings.epochs + 1):
         start = time.perf_counter()
-        losses = []
-        for number in range(steps):
-            losses.append(float(step(next(stream))))
-            if not math.isfinite(losses[-1]):
-                raise ModelError(
-                    "The loss is no longer a number.",
-                    found=f"{losses[-1]} in step {number + 1} of epoch {epoch}",
-                    do="lower train.learning_rate or train.ftrl_learning_rate, and look for infinite values in gold.examples",
-                )
+        loss = _take_steps(step, stream, steps)
         seconds = time.perf_counter() - start
         if epoch == settings.epochs:
-            for optimizer, variables in optimizers:
-                optimizer.finalize_variable_values(variables)
-        validation = _mean_loss(model, held_out, settings.batch_size)
-        means = hvd.allreduce(tf.constant([float(np.mean(losses)), validation])).numpy()
+            _average(optimizers)
+        means = hvd.allreduce(tf.constant([loss, _mean_loss(model, held_out, settings.batch_size)])).numpy()
         measured = {
             "loss": float(means[0]),
             "validation_loss": float(means[1]),
@@ -114,28 +107,67 @@ def train(plan: Plan) -> None:
                 flush=True,
             )
     if rank == 0:
+        _save_weights(model, plan.folder / MEASURED)
+        print(f"{PROGRESS}training on the {sum(newest):,} examples of the validation days, too", flush=True)
+    _take_steps(step, _endless(held_out, settings.batch_size, random), more)
+    _average(optimizers)
+    if rank == 0:
         model.save(plan.folder / "model.keras")
-        np.savez(plan.folder / "weights.npz", **{variable.path: variable.numpy() for variable in model.variables})
+        _save_weights(model, plan.folder / LAST)
         (plan.folder / "epochs.json").write_text(json.dumps(epochs), encoding="utf-8")
+
+
+def _take_steps(step: Callable[[Arrays], tf.Tensor], stream: Iterator[Arrays], steps: int) -> float:
+    """Take so many steps; returns the mean loss.
+
+    Raises:
+        ModelError: The loss is no number.
+    """
+    losses = []
+    for number in range(steps):
+        losses.append(float(step(next(stream))))
+        if not math.isfinite(losses[-1]):
+            raise ModelError(
+                "The loss is no longer a number.",
+                found=f"{losses[-1]} in step {number + 1} of {steps}",
+                do="lower train.learning_rate or train.ftrl_learning_rate, and look for infinite values in gold.examples",
+            )
+    return float(np.mean(losses)) if losses else 0.0
+
+
+def _save_weights(model: keras.Model, path: Path) -> None:
+    np.savez(path, **{variable.path: variable.numpy() for variable in model.variables})
 
 
 Optimizers = list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]
 """Each optimiser with the weights that it moves."""
 
 
-def ftrl_and_adam(model: keras.Model, settings: Train, total_steps: int) -> Optimizers:
-    """FTRL for the wide side and AdamW for the deep one, each of which keeps a moving average of its weights for the end."""
+def ftrl_and_adam(model: keras.Model, settings: Train, steps: int, more: int) -> Optimizers:
+    """FTRL for the wide side and AdamW for the deep one, which keeps a moving average of its weights.
+
+    Args:
+        steps: In how many AdamW's rate falls to 0.
+        more: In how many it does so again, from a part of where it began.
+    """
     wide = [variable for variable in model.trainable_variables if is_wide(variable)]
     deep = [variable for variable in model.trainable_variables if not is_wide(variable)]
-    average = {"use_ema": True, "ema_momentum": AVERAGE}
     ftrl = keras.optimizers.Ftrl(
-        settings.ftrl_learning_rate, initial_accumulator_value=WIDE_START, l2_regularization_strength=WIDE_L2, **average
+        settings.ftrl_learning_rate, initial_accumulator_value=WIDE_START, l2_regularization_strength=WIDE_L2
     )
-    rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, total_steps)
-    adam = keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY, global_clipnorm=LONGEST_GRADIENT, **average)
+    rate = keras.optimizers.schedules.CosineDecayRestarts(settings.learning_rate, steps, t_mul=max(more, 1) / steps, m_mul=AGAIN)
+    adam = keras.optimizers.AdamW(
+        rate, weight_decay=WEIGHT_DECAY, global_clipnorm=LONGEST_GRADIENT, use_ema=True, ema_momentum=AVERAGE
+    )
     ftrl.build(wide)
     adam.build(deep)
     return [(ftrl, wide), (adam, deep)]
+
+
+def _average(optimizers: Optimizers) -> None:
+    """Put the moving averages in the place of the weights."""
+    for optimizer, variables in optimizers:
+        optimizer.finalize_variable_values(variables)
 
 
 def training_step(model: keras.Model, optimizers: Optimizers) -> Callable[[Arrays], tf.Tensor]:
