@@ -20,7 +20,7 @@ from wares.tables.gold.recommendations import TABLE
 POPULAR = 500
 """How many of the most sold products are everyone's candidates."""
 NEIGHBOURS = 20
-"""How many neighbours of each product that a user bought of late are candidates."""
+"""How many neighbours of each product that a user bought before are candidates."""
 
 
 def score(store: Store) -> Outcome:
@@ -43,7 +43,9 @@ def score(store: Store) -> Outcome:
         for source, version in champions.items()
     }
     settings = store.settings.score
-    version = ", ".join([*(model.version for model in models.values()), settings.model_dump_json()])
+    # Runs too: a registry that was made anew numbers its versions from 1 again.
+    runs = [f"{models[source].version} {version.run_id}" for source, version in champions.items()]
+    version = ", ".join([*runs, settings.model_dump_json()])
     return store.refresh("gold.recommendations", given={"scorer": Given(Ranker(models, settings), version)})
 
 
