@@ -60,9 +60,14 @@ def _by_user(lists: pa.ListArray, ids: pa.Array, *columns: str) -> list[tuple[np
     # All are looked up at once, as each time costs an index of the catalogue.
     place = pc.index_in(rows.field("product_id"), ids).fill_null(-1).to_numpy(zero_copy_only=False)
     found = [place, *(rows.field(column).to_numpy(zero_copy_only=False) for column in columns)]
-    ends = np.cumsum(pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False))
-    users = zip(*(np.split(values, ends[:-1]) for values in found), strict=True)
+    users = zip(*(by_list(lists, values) for values in found), strict=True)
     return [tuple(values[here[0] >= 0] for values in here) for here in users]
+
+
+def by_list(lists: pa.ListArray, values: np.ndarray) -> list[np.ndarray]:
+    """What belongs to each list, of values for all their elements, one list after the other."""
+    ends = np.cumsum(pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False))
+    return np.split(values, ends[:-1])
 
 
 def baseline_lists(past: Past, popular: np.ndarray, rank: np.ndarray) -> Lists:

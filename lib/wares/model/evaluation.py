@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.functions import collect_set
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from wares.model.baselines import BASELINES, K, Lists, baseline_lists, pasts
+from wares.model.baselines import BASELINES, K, Lists, baseline_lists, by_list, pasts
 from wares.model.scorer import Catalogue, Network, Scorer, top
 from wares.settings import Settings
 from wares.tables.gold.moments import purchases_within
@@ -23,9 +23,10 @@ GAIN = 1 / np.log2(np.arange(2, K + 2))
 NAMES = {"wide_deep": "wide & deep", "champion": "champion so far", **BASELINES}
 """The rankers, with the names that people read."""
 PURCHASES = ("all", "first_time")
-PER_USER = ("ndcg", "recall", "map", "diversity", "novelty")
 AFTER_K = ("ndcg", "recall", "map")
 """Metrics whose names say how long the lists were."""
+OF_LISTS = ("diversity", "novelty")
+PER_USER = (*AFTER_K, *OF_LISTS)
 ACTIVITY = 3
 """Groups of equally many users, by how many baskets they had before."""
 
@@ -52,16 +53,15 @@ def evaluate(network: Network, products: pa.Table, users: DataFrame, seed: int, 
     networks = {"wide_deep": network} | ({"champion": champion} if champion else {})
     rankers = [*networks, *BASELINES]
     schema = from_arrow_schema(_schema(rankers))
-    rows = users.repartition(PARTS).mapInArrow(_Measure(networks, products), schema).toArrow()
-    measured = {name: rows[name] for name in rows.column_names}
+    measured = users.repartition(PARTS).mapInArrow(_Measure(networks, products), schema).toArrow()
     random = np.random.default_rng(seed)
-    report: Report = {"users": rows.num_rows, "products": products.num_rows}
+    report: Report = {"users": measured.num_rows, "products": products.num_rows}
     for purchases in PURCHASES:
         report[purchases] = {}
         for ranker in rankers:
             name = f"{purchases}_{ranker}"
             found = {f"{metric}@{K}": _interval(measured[f"{name}_{metric}"], random) for metric in AFTER_K}
-            found |= {m: _interval(measured[f"{name}_{m}"], random) for m in PER_USER if m not in AFTER_K}
+            found |= {metric: _interval(measured[f"{name}_{metric}"], random) for metric in OF_LISTS}
             listed = pc.count_distinct(pc.list_flatten(measured[f"{name}_top"].combine_chunks())).as_py()
             found["coverage"] = {"mean": listed / max(products.num_rows, 1)}
             report[purchases][ranker] = found
@@ -220,8 +220,7 @@ class _Measure:
 
 def _places(lists: pa.ListArray, ids: pa.Array) -> list[np.ndarray]:
     """For each list of products their places in the catalogue. All are looked up at once, as each time costs an index of it."""
-    ends = np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))
-    return np.split(pc.index_in(lists.flatten(), ids).to_numpy(), ends[:-1])
+    return by_list(lists, pc.index_in(lists.flatten(), ids).to_numpy())
 
 
 def _pointwise(logits: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:

@@ -108,9 +108,11 @@ def train(plan: Plan) -> None:
             )
     if rank == 0:
         _save_weights(model, plan.folder / MEASURED)
-        print(f"{PROGRESS}training on the {sum(newest):,} examples of the validation days, too", flush=True)
-    _take_steps(step, _endless(held_out, settings.batch_size, random), more)
-    _average(optimizers)
+    if more:
+        if rank == 0:
+            print(f"{PROGRESS}training on the {sum(newest):,} examples of the validation days, too", flush=True)
+        _take_steps(step, _endless(held_out, settings.batch_size, random), more)
+        _average(optimizers)
     if rank == 0:
         model.save(plan.folder / "model.keras")
         _save_weights(model, plan.folder / LAST)
@@ -132,7 +134,7 @@ def _take_steps(step: Callable[[Arrays], tf.Tensor], stream: Iterator[Arrays], s
                 found=f"{losses[-1]} in step {number + 1} of {steps}",
                 do="lower train.learning_rate or train.ftrl_learning_rate, and look for infinite values in gold.examples",
             )
-    return float(np.mean(losses)) if losses else 0.0
+    return float(np.mean(losses))
 
 
 def _save_weights(model: keras.Model, path: Path) -> None:
