@@ -22,7 +22,7 @@ from wares.model.baselines import BASELINES
 from wares.model.evaluation import Report
 from wares.model.plan import LAST, MEASURED, Plan
 from wares.model.spec import Spec, load_spec
-from wares.model.training import fit, measure, pinned
+from wares.model.training import files, fit, measure, pinned
 from wares.settings import load_settings
 from wares.tables import TABLES
 
@@ -54,13 +54,12 @@ def main() -> None:
     whole, found, baselines = load_spec(settings.features), {}, {}
     with Store(open_session(settings, "quality"), settings, TABLES, "quality") as store:
         versions = pinned(store)
-        files = store.files("gold.examples", versions["gold.examples"])
         for name, spec in (("wide & deep", whole), ("without coming promotions", without_coming(whole))):
             found[name] = []
             for seed in range(1, chosen.seeds + 1):
                 with tempfile.TemporaryDirectory(prefix="wares-quality-") as folder:
                     seeded = settings.train.model_copy(update={"seed": seed})
-                    plan = Plan(files, chosen.source, spec, seeded, Path(folder))
+                    plan = Plan(files(store, versions), chosen.source, spec, seeded, Path(folder))
                     fit(plan, store.spark)
                     network = registry.read_network(plan.folder, MEASURED if chosen.role == "validation" else LAST)
                     report = measure(store, versions, network, chosen.source, chosen.role)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from wares.model.encoding import Encoding, learn
+from wares.model.encoding import Chunk, Encoding, learn
 from wares.model.plan import Plan
-from wares.model.spec import Spec
+from wares.model.reader import EXAMPLES, TABLES, Known
+from wares.model.spec import Part, Spec
 from wares.settings import Train
 
 USERS, PRODUCTS, TYPES = 12, 300, 9
+KEYS = ("user_id", "product_id")
+MOMENT = datetime(2024, 3, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="session")
@@ -117,7 +121,7 @@ def users() -> pa.Table:
 
 @pytest.fixture(scope="session")
 def examples(users: pa.Table, products: pa.Table) -> pa.Table:
-    """Every user with every product, shaped like gold.examples: what batch scoring must agree with, pair by pair."""
+    """Every user with every product, all features side by side: what batch scoring must agree with, pair by pair."""
     rows = []
     for user in users.to_pylist():
         pairs = {pair["product_id"]: pair for pair in user["pairs"] or []}
@@ -128,6 +132,7 @@ def examples(users: pa.Table, products: pa.Table) -> pa.Table:
             rows.append(
                 {
                     "source": "shop",
+                    "moment": MOMENT,
                     "split": "validation" if len(rows) % 5 == 0 else "train",
                     "label": float(bool(pair) and len(rows) % 2 == 0),
                     "weight": 1.0 if pair else 3.0,
@@ -144,15 +149,39 @@ def examples(users: pa.Table, products: pa.Table) -> pa.Table:
 
 
 @pytest.fixture(scope="session")
-def encoding(spec: Spec, examples: pa.Table) -> Encoding:
-    return learn(spec, [examples])
+def known(users: pa.Table, products: pa.Table) -> dict[Part, Known]:
+    """The users and the products at the one moment, shaped like their feature tables."""
+    return {part: Known(part, at_moment(rows)) for part, rows in (("user", users), ("product", products))}
+
+
+def at_moment(rows: pa.Table) -> pa.Table:
+    """The rows with the columns that all feature tables have."""
+    one = {"source": "shop", "role": "train", "moment": MOMENT}
+    for name, value in one.items():
+        rows = rows.append_column(name, pa.array([value] * rows.num_rows))
+    return rows
+
+
+@pytest.fixture(scope="session")
+def chunk(examples: pa.Table, known: dict[Part, Known]) -> Chunk:
+    """All examples as they are read."""
+    return Chunk(examples, {part: each.find(examples) for part, each in known.items()})
+
+
+@pytest.fixture(scope="session")
+def encoding(spec: Spec, known: dict[Part, Known], chunk: Chunk) -> Encoding:
+    return learn(spec, {part: each.rows for part, each in known.items()}, [chunk])
 
 
 @pytest.fixture
-def plan(tmp_path: Path, spec: Spec, encoding: Encoding, examples: pa.Table) -> Plan:
-    """A training plan with two files of unlike size."""
-    files = [str(tmp_path / name) for name in ("a.parquet", "b.parquet")]
-    pq.write_table(examples.slice(0, 1000), files[0], row_group_size=300)
-    pq.write_table(examples.slice(1000), files[1])
+def plan(tmp_path: Path, spec: Spec, encoding: Encoding, examples: pa.Table, known: dict[Part, Known]) -> Plan:
+    """A training plan with two files of examples of unlike size."""
+    files = {EXAMPLES: [str(tmp_path / name) for name in ("a.parquet", "b.parquet")]}
+    own = examples.select([name for name in examples.column_names if not name.startswith(("user_", "product_")) or name in KEYS])
+    pq.write_table(own.slice(0, 1000), files[EXAMPLES][0], row_group_size=300)
+    pq.write_table(own.slice(1000), files[EXAMPLES][1])
+    for part, each in known.items():
+        files[TABLES[part]] = [str(tmp_path / f"{part}.parquet")]
+        pq.write_table(each.rows, files[TABLES[part]][0])
     encoding.save(tmp_path / "encoding.json")
     return Plan(files, "shop", spec, Train(launcher="local", epochs=1, batch_size=256), tmp_path)

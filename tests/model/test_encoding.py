@@ -2,20 +2,30 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from wares.model.encoding import NONE, OTHER, encode, encode_parts, learn
-from wares.model.spec import Spec
+import pytest
+from wares.errors import ModelError
+from wares.model.encoding import NONE, OTHER, Chunk, Encoding, encode, encode_parts, learn
+from wares.model.reader import Known
+from wares.model.spec import Part, Spec
 
 
-def test_vocabulary_holds_what_was_bought_most(spec: Spec, examples: pa.Table) -> None:
-    bought = examples.slice(0, 6).drop_columns(["label", "product_id"])
-    rows = bought.append_column("label", pa.array([1.0, 1, 1, 1, 0, 0])).append_column(
-        "product_id", pa.array(["b", "a", "b", "c", "z", "z"])
-    )
-    assert learn(spec, [rows]).vocabularies["product"] == ["b", "a", "c"]
+def test_vocabulary_holds_what_was_bought_most(spec: Spec, known: dict[Part, Known], examples: pa.Table) -> None:
+    rows = examples.slice(0, 6).drop_columns(["label", "product_id"])
+    rows = rows.append_column("label", pa.array([1.0, 1, 1, 1, 0, 0]))
+    rows = rows.append_column("product_id", pa.array(["p7", "p2", "p7", "p3", "p9", "p9"]))
+    chunk = Chunk(rows, {part: each.find(rows) for part, each in known.items()})
+    learned = learn(spec, {part: each.rows for part, each in known.items()}, [chunk])
+    assert learned.vocabularies["product"] == ["p7", "p2", "p3"]
+    assert learned.vocabularies["type"] == ["t7", "t2", "t3"]
 
 
-def test_values_get_numbers(spec: Spec, examples: pa.Table) -> None:
-    encoding = learn(spec, [examples])
+def test_what_is_not_known_is_refused(known: dict[Part, Known], examples: pa.Table) -> None:
+    rows = examples.slice(0, 2).drop_columns(["user_id"]).append_column("user_id", pa.array(["u0", "nobody"]))
+    with pytest.raises(ModelError, match="1 of 2 examples whose user is not there"):
+        known["user"].find(rows)
+
+
+def test_values_get_numbers(spec: Spec, encoding: Encoding) -> None:
     known = encoding.vocabularies["product"][3]
     columns = {
         "age_band": pa.array([None, "never seen"]).dictionary_encode(),
@@ -28,14 +38,14 @@ def test_values_get_numbers(spec: Spec, examples: pa.Table) -> None:
     assert arrays["user_numbers"][0].tolist() == [0]  # null is the mean
 
 
-def test_numbers_are_standardised(spec: Spec, examples: pa.Table) -> None:
-    numbers = encode_parts(spec, learn(spec, [examples]), examples)["product_numbers"]
+def test_numbers_are_standardised(spec: Spec, encoding: Encoding, examples: pa.Table) -> None:
+    numbers = encode_parts(spec, encoding, examples)["product_numbers"]
     assert np.allclose(numbers.mean(0), 0, atol=1e-3)
     assert np.allclose(numbers.std(0), 1, atol=1e-2)
 
 
-def test_no_past_is_all_zero(spec: Spec, examples: pa.Table) -> None:
-    numbers = encode_parts(spec, learn(spec, [examples]), examples)["pair_numbers"]
+def test_no_past_is_all_zero(spec: Spec, encoding: Encoding, examples: pa.Table) -> None:
+    numbers = encode_parts(spec, encoding, examples)["pair_numbers"]
     bought = examples["pair_baskets"].is_valid().to_numpy()
     assert (numbers[bought, 0] == 1).all()
     assert not numbers[~bought].any()

@@ -282,7 +282,6 @@ def test_examples(spark: SparkSession) -> None:
     assert found["ann", "oat milk"].weight == 5  # what goes with the past, and is new, is taken at a rate of its own
     assert found["ann", "bag"].affinity_ease is None
     assert found["ann", "oat milk"].type_lines == 1  # the user had bought the type
-    assert found["ann", "oat milk"].user_baskets == 2
     assert {user for user, _ in found} == {"ann", "eve"}
     assert {row.split for row in found.values()} == {"train"}
 

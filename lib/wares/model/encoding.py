@@ -29,6 +29,19 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """Some rows of gold.examples.
+
+    Args:
+        rows: Their columns.
+        places: Where in the tables of users and of products each row's user and product stand, int32 [rows].
+    """
+
+    rows: pa.Table
+    places: dict[Part, np.ndarray]
+
+
+@dataclass(frozen=True)
 class Encoding:
     """What was learned from the training rows.
 
@@ -54,30 +67,58 @@ class Encoding:
         return Encoding(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def learn(spec: Spec, chunks: Iterable[pa.Table]) -> Encoding:
-    """Learn vocabularies (from purchases, whose label is 1) and scales (from all rows) in one pass over the training rows."""
-    counts: dict[str, dict[str, int]] = {feature.name: {} for feature in spec.stored if isinstance(feature, Categorical)}
-    numeric = [feature for feature in spec.stored if isinstance(feature, (Numeric, Vector))]
-    sums = {feature.name: np.zeros((3, feature.length)) for feature in numeric}
+def learn(spec: Spec, tables: Mapping[Part, pa.Table], chunks: Iterable[Chunk]) -> Encoding:
+    """Learn vocabularies (from purchases, whose label is 1) and scales (from all rows) in one pass over the training rows.
+
+    Args:
+        tables: The rows of users and of products, with a column for each feature.
+        chunks: Rows of gold.examples.
+    """
+    examples = {part: np.zeros(table.num_rows) for part, table in tables.items()}
+    purchases = {part: np.zeros(table.num_rows) for part, table in tables.items()}
+    sums: dict[str, np.ndarray] = {}
     for chunk in chunks:
-        purchases = chunk.filter(pc.equal(chunk["label"], 1))
-        for name, seen in counts.items():
-            for pair in pc.value_counts(_flat(purchases[spec.by_name[name].column])):
-                value = pair["values"].as_py()
-                if value is not None:
-                    seen[value] = seen.get(value, 0) + pair["counts"].as_py()
-        for feature in numeric:
-            values = _scaled(feature, chunk[feature.column])
-            known = ~np.isnan(values)
-            values = np.where(known, values, 0)
-            sums[feature.name] += np.stack([known.sum(0), values.sum(0), (values * values).sum(0)])
-    vocabularies = {name: _most_frequent(spec.by_name[name], seen) for name, seen in counts.items()}
+        bought = chunk.rows["label"].to_numpy() == 1
+        for part, places in chunk.places.items():
+            examples[part] += np.bincount(places, minlength=len(examples[part]))
+            purchases[part] += np.bincount(places[bought], minlength=len(purchases[part]))
+        for feature in (feature for part in SPARSE for feature in spec.numbers(part)):
+            found = _sums(_scaled(feature, chunk.rows[feature.column]), np.ones(chunk.rows.num_rows))
+            sums[feature.name] = sums.get(feature.name, 0) + found
+    # Of users and products each row counts as often as it has examples.
+    for part, table in tables.items():
+        for feature in spec.numbers(part):
+            sums[feature.name] = _sums(_scaled(feature, table[feature.source_column]), examples[part])
+    vocabularies = {
+        feature.name: _most_frequent(feature, table[feature.source_column], purchases[part])
+        for part, table in tables.items()
+        for feature in spec.ids(part)
+        if isinstance(feature, Categorical)
+    }
     means, spreads = {}, {}
     for name, (count, total, squares) in sums.items():
         mean = total / np.maximum(count, 1)
         means[name] = mean.tolist()
         spreads[name] = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, SMALLEST_SPREAD**2)).tolist()
     return Encoding(vocabularies, means, spreads)
+
+
+def _sums(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """For each place the number of known values, their sum and that of their squares, each value `weight` times, [3, places]."""
+    known = ~np.isnan(values)
+    values = np.where(known, values, 0)
+    return np.stack([weight @ known, weight @ values, weight @ (values * values)])
+
+
+def _most_frequent(feature: Categorical, column: pa.ChunkedArray, purchases: np.ndarray) -> list[str]:
+    """The feature's vocabulary: the values with the most purchases, of those with enough of them."""
+    coded = _flat(column).cast(pa.string()).dictionary_encode()
+    known = coded.is_valid().to_numpy(zero_copy_only=False)
+    places = coded.indices.fill_null(0).to_numpy(zero_copy_only=False)
+    counts = np.bincount(places[known], purchases[known], len(coded.dictionary))
+    seen = zip(coded.dictionary.to_pylist(), counts, strict=True)
+    frequent = [(-count, value) for value, count in seen if count >= feature.min_count]
+    return [value for _, value in sorted(frequent)[: feature.vocabulary]]
 
 
 def encode(spec: Spec, encoding: Encoding, part: Part, columns: Mapping[str, pa.ChunkedArray | pa.Array], rows: int) -> Arrays:
@@ -122,38 +163,38 @@ def width(spec: Spec, part: Part) -> int:
     return int(part in SPARSE) + sum(feature.length for feature in spec.numbers(part))
 
 
-def encode_examples(spec: Spec, encoding: Encoding, table: pa.Table) -> Arrays:
-    """Encode rows of gold.examples: all parts, and `label` and `weight`, float32 [rows]."""
-    return {name: table[name].to_numpy().astype(np.float32) for name in ("label", "weight")} | encode_parts(spec, encoding, table)
+def encode_part(spec: Spec, encoding: Encoding, part: Part, table: pa.Table) -> Arrays:
+    """Encode the features of one part in rows of its own feature table."""
+    columns = {feature.source_column: table[feature.source_column] for feature in spec.stored if feature.part == part}
+    return encode(spec, encoding, part, columns, table.num_rows)
 
 
-def encode_parts(spec: Spec, encoding: Encoding, table: pa.Table) -> Arrays:
-    """Encode the features in rows of gold.examples, which need no `label`: the network's inputs."""
+def encode_parts(spec: Spec, encoding: Encoding, table: pa.Table, parts: Iterable[Part] = PARTS) -> Arrays:
+    """Encode the features of some parts in rows where all stand side by side, as PART_COLUMN: the network's inputs."""
     arrays: Arrays = {}
-    for part in PARTS:
+    for part in parts:
         columns = {feature.source_column: table[feature.column] for feature in spec.stored if feature.part == part}
         arrays |= encode(spec, encoding, part, columns, table.num_rows)
     return arrays
-
-
-def _most_frequent(feature: Categorical, seen: dict[str, int]) -> list[str]:
-    frequent = [(-count, value) for value, count in seen.items() if count >= feature.min_count]
-    return [value for _, value in sorted(frequent)[: feature.vocabulary]]
 
 
 def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def _numbers(values: pa.Array, vocabulary: pa.Array) -> np.ndarray:
-    """Each value's number, int32. A dictionary is looked up once for each of its values, not for each row."""
+def places(values: pa.Array, among: pa.Array) -> np.ndarray:
+    """The place of each value among others, int32; -1 for none. A dictionary is looked up once for each of its values."""
     if pa.types.is_dictionary(values.type):
-        known = _numbers(values.dictionary, vocabulary)
-        indices = values.indices.fill_null(0).to_numpy(zero_copy_only=False)
-        found = known[indices] if len(known) else np.zeros(len(indices), np.int32)
-        return np.where(values.is_null().to_numpy(zero_copy_only=False), np.int32(NONE), found)
-    places = pc.index_in(values.cast(pa.string()), vocabulary).fill_null(OTHER - 2).to_numpy(zero_copy_only=False)
-    return np.where(values.is_null().to_numpy(zero_copy_only=False), NONE, places + 2).astype(np.int32)
+        known = np.append(places(values.dictionary, among), np.int32(-1))
+        return known[values.indices.fill_null(len(known) - 1).to_numpy(zero_copy_only=False)]
+    found = pc.index_in(values.cast(among.type), among, skip_nulls=True)
+    return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+
+
+def _numbers(values: pa.Array, vocabulary: pa.Array) -> np.ndarray:
+    """Each value's number, int32."""
+    found = places(values, vocabulary)
+    return np.where(values.is_null().to_numpy(zero_copy_only=False), NONE, np.where(found < 0, OTHER, found + 2)).astype(np.int32)
 
 
 def _sequence(feature: Sequence, column: pa.ChunkedArray | pa.Array, vocabulary: pa.Array) -> np.ndarray:

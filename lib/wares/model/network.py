@@ -21,7 +21,7 @@ Inputs = dict[str, keras.KerasTensor]
 
 
 def build_network(spec: Spec, encoding: Encoding, seed: int) -> keras.Model:
-    """The network for encoded rows, as `encode_examples` makes them.
+    """The network for encoded rows, as `encode_parts` makes them.
 
     Returns:
         A model from a dict of arrays [rows] or [rows, n] to logits, float32 [rows, 1].

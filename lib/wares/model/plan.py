@@ -21,14 +21,14 @@ class Plan:
     """What a rank is told.
 
     Args:
-        files: Parquet files of the pinned version of gold.examples.
+        files: Of each table that ranks read (see reader.py) the Parquet files of its pinned version.
         source: The source to train on.
         spec: The feature spec.
         train: The settings.
         folder: Where `encoding.json` lies, and where rank 0 leaves `model.keras`, `weights.npz`, `measured.npz`, `epochs.json`.
     """
 
-    files: list[str]
+    files: dict[str, list[str]]
     source: str
     spec: Spec
     train: Train

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from wares.errors import ModelError
 from wares.settings import read_yaml, validate
 
 Part = Literal["user", "product", "pair", "type", "affinity"]
@@ -41,7 +39,7 @@ class _Stored(_Model):
 
     @property
     def column(self) -> str:
-        """The column in gold.examples."""
+        """The column where those of all parts stand side by side."""
         return "product_id" if self.origin == "product.product_id" else self.origin.replace(".", "_", 1)
 
     @property
@@ -170,19 +168,3 @@ def load_spec(path: str | Path) -> Spec:
         SettingsError: A key is unknown, a value does not fit, or a feature names another that does not exist.
     """
     return validate(Spec, read_yaml(path), str(path))
-
-
-def check_columns(spec: Spec, columns: Iterable[str]) -> None:
-    """Make sure that each feature's column is in gold.examples.
-
-    Raises:
-        ModelError: A column is missing; all that are missing are named.
-    """
-    there = set(columns)
-    missing = [f"{feature.name} (from: {feature.origin})" for feature in spec.stored if feature.column not in there]
-    if missing:
-        raise ModelError(
-            "The feature spec names columns that the feature tables do not have.",
-            found=", ".join(missing),
-            do="mend `from` in the feature spec, or add the column to the feature table",
-        )

@@ -5,25 +5,26 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from wares.errors import ModelError
 from wares.lake.store import Store
-from wares.model.encoding import learn
+from wares.model.encoding import Chunk, learn
 from wares.model.evaluation import Report, evaluate, flat, table, with_truth
 from wares.model.launcher import launch
 from wares.model.plan import LAST, MEASURED, Plan
-from wares.model.reader import read_split
+from wares.model.reader import EXAMPLES, TABLES, Known, read_known, read_split
 from wares.model.scorer import Network
-from wares.model.spec import Spec, check_columns, load_spec
-from wares.tables.gold.examples import TABLE as EXAMPLES
+from wares.model.spec import Part, Spec, load_spec
+from wares.tables.gold.examples import FEATURES
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -39,6 +40,8 @@ READ = (
     "gold.affinities",
 )
 """The tables that a run reads; their versions are pinned when it begins."""
+EXAMPLE_ROWS = 5
+"""How many rows show others what the registered model takes."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def train(store: Store, source: str) -> TrainOutcome:
 
     started = time.monotonic()
     spec = load_spec(store.settings.features)
-    check_columns(spec, EXAMPLES.by_name)
+    check_columns(spec)
     versions = pinned(store)
     client = registry.connect(store.settings)
     fingerprint = _fingerprint(source, spec, store)
@@ -96,7 +99,7 @@ def train(store: Store, source: str) -> TrainOutcome:
             time.monotonic() - started,
         )
     with tempfile.TemporaryDirectory(prefix="wares-train-") as folder, registry.run(client, store.settings, source) as run_id:
-        plan = Plan(store.files("gold.examples", versions["gold.examples"]), source, spec, store.settings.train, Path(folder))
+        plan = Plan(files(store, versions), source, spec, store.settings.train, Path(folder))
         example = fit(plan, store.spark)
         print("  evaluating on the validation and the test days", flush=True)
         reports = {}
@@ -122,6 +125,11 @@ def pinned(store: Store) -> dict[str, int]:
     return {name: _version(store, name) for name in READ}
 
 
+def files(store: Store, versions: dict[str, int]) -> dict[str, list[str]]:
+    """The Parquet files of the tables that ranks read."""
+    return {name: store.files(name, versions[name]) for name in (EXAMPLES, *TABLES.values())}
+
+
 def fit(plan: Plan, spark: SparkSession) -> pa.Table:
     """Train a network and leave it in the plan's folder; returns a few rows of its features as an example.
 
@@ -133,6 +141,24 @@ def fit(plan: Plan, spark: SparkSession) -> pa.Table:
     return example
 
 
+def check_columns(spec: Spec) -> None:
+    """Make sure that each feature's column is in its part's feature table.
+
+    Raises:
+        ModelError: A column is missing; all that are missing are named.
+    """
+    there = {part: {column.name for column in columns} for part, columns in FEATURES.items()}
+    missing = [
+        f"{feature.name} (from: {feature.origin})" for feature in spec.stored if feature.source_column not in there[feature.part]
+    ]
+    if missing:
+        raise ModelError(
+            "The feature spec names columns that the feature tables do not have.",
+            found=", ".join(missing),
+            do="mend `from` in the feature spec, or add the column to the feature table",
+        )
+
+
 def _version(store: Store, name: str) -> int:
     version = store.version(name)
     if version is None:
@@ -142,12 +168,9 @@ def _version(store: Store, name: str) -> int:
 
 def _fingerprint(source: str, spec: Spec, store: Store) -> str:
     """Names all that a training run depends on."""
-    examples = store.lake.state("gold.examples")
-    return sha256(
-        json.dumps(
-            [source, examples, spec.model_dump(mode="json"), store.settings.train.model_dump(), store.location("gold.examples")]
-        ).encode()
-    ).hexdigest()[:32]
+    states = [store.lake.state(name) for name in (EXAMPLES, *TABLES.values())]
+    told = [source, states, spec.model_dump(mode="json"), store.settings.train.model_dump(), store.location(EXAMPLES)]
+    return sha256(json.dumps(told).encode()).hexdigest()[:32]
 
 
 def _prepare(plan: Plan) -> pa.Table:
@@ -156,15 +179,16 @@ def _prepare(plan: Plan) -> pa.Table:
     Raises:
         ModelError: The source has no training rows.
     """
+    known = read_known(plan.files, plan.spec, plan.source)
     examples: list[pa.Table] = []
 
-    def remembered() -> Iterator[pa.Table]:
-        for chunk in read_split(plan.files, plan.spec, plan.source, "train"):
-            if not examples and chunk.num_rows:
-                examples.append(chunk.take(list(range(min(5, chunk.num_rows)))))  # a copy: a slice would keep the whole chunk
+    def remembered() -> Iterator[Chunk]:
+        for chunk in read_split(plan.files, plan.spec, known, plan.source, "train"):
+            if not examples:
+                examples.append(_side_by_side(plan.spec, known, chunk))
             yield chunk
 
-    encoding = learn(plan.spec, remembered())
+    encoding = learn(plan.spec, {part: each.rows for part, each in known.items()}, remembered())
     if not examples:
         raise ModelError(
             f"There is nothing to train on for {plan.source}.",
@@ -173,7 +197,20 @@ def _prepare(plan: Plan) -> pa.Table:
         )
     encoding.save(plan.folder / "encoding.json")
     (plan.folder / "spec.json").write_text(plan.spec.model_dump_json(by_alias=True), encoding="utf-8")
-    return examples[0].select(list(dict.fromkeys(feature.column for feature in plan.spec.stored)))
+    return examples[0]
+
+
+def _side_by_side(spec: Spec, known: Mapping[Part, Known], chunk: Chunk) -> pa.Table:
+    """The features of the chunk's first rows, under the names that the registered model takes them by."""
+    first = np.arange(min(EXAMPLE_ROWS, chunk.rows.num_rows))
+    rows = {part: known[part].rows.take(pa.array(chunk.places[part][first])) for part in known}
+    own = chunk.rows.take(pa.array(first))  # a copy: a slice would keep the whole chunk
+    return pa.table(
+        {
+            feature.column: rows[feature.part][feature.source_column] if feature.part in rows else own[feature.column]
+            for feature in spec.stored
+        }
+    )
 
 
 def measure(
@@ -203,7 +240,7 @@ def _champion(client: MlflowClient, source: str) -> Network | None:
     network = registry.load_network(holder, MEASURED) if holder else None
     try:
         if network:
-            check_columns(network.spec, EXAMPLES.by_name)
+            check_columns(network.spec)
     except ModelError as error:
         print(f"  the champion cannot be compared with, and gives way: it needs {error.found}", flush=True)
         return None

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -21,10 +22,10 @@ import numpy as np
 import tensorflow as tf
 
 from wares.errors import ModelError
-from wares.model.encoding import Arrays, Encoding
+from wares.model.encoding import Arrays, Encoding, encode_part
 from wares.model.network import build_network, is_wide
 from wares.model.plan import LAST, MEASURED, PROGRESS, Plan
-from wares.model.reader import Batches
+from wares.model.reader import Batches, read_known, read_split
 from wares.settings import Train
 
 WIDE_START, WIDE_L2 = 1e-6, 1e-5
@@ -66,8 +67,12 @@ def train(plan: Plan) -> None:
     """
     encoding = Encoding.load(plan.folder / "encoding.json")
     rank, ranks, settings = hvd.rank(), hvd.size(), plan.train
-    batches = Batches(plan.files, plan.spec, encoding, plan.source, "train", rank, ranks)
-    held_out = Batches(plan.files, plan.spec, encoding, plan.source, "validation", rank, ranks)
+    known = read_known(plan.files, plan.spec, plan.source)
+    encoded = {part: encode_part(plan.spec, encoding, part, each.rows) for part, each in known.items()}
+    batches, held_out = (
+        Batches(partial(read_split, plan.files, plan.spec, known, plan.source, split, rank, ranks), plan.spec, encoding, encoded)
+        for split in ("train", "validation")
+    )
     rows, newest = ([int(n) for n in hvd.allgather(tf.constant([found.rows])).numpy()] for found in (batches, held_out))
     if min(rows) == 0:
         raise ModelError(

@@ -1,4 +1,8 @@
-"""What the model learns from: products that a user did or did not buy after a moment, with all that was known before it."""
+"""What the model learns from: products that a user did or did not buy after a moment, with what was known of the two before it.
+
+What was known of the user alone, or of the product alone, stands in gold.user_features and gold.product_features under the
+same moment, once and not in each of its examples.
+"""
 
 from pyspark.sql import Column as Expression
 from pyspark.sql import DataFrame, Window
@@ -38,11 +42,18 @@ PARTS = {
     "type": type_features,
     "affinity": affinities,
 }
-NO_FEATURE = ("source", "user_id", "product_id", "moment", "role", "is_new")
+OWN = ("pair", "type", "affinity")
+"""The parts whose features stand in each example."""
+NO_FEATURE = ("source", "user_id", "moment", "role", "is_new")
 FEATURES = {
-    part: [column for column in file.TABLE.columns if column.name not in (*NO_FEATURE, *(("type",) if part == "type" else ()))]
+    part: [
+        column
+        for column in file.TABLE.columns
+        if column.name not in NO_FEATURE and not (part in OWN and column.name in file.TABLE.keys)
+    ]
     for part, file in PARTS.items()
 }
+"""Of each part the columns that may be features."""
 
 TABLE = Table(
     keys=("source", "user_id", "product_id", "moment"),
@@ -61,8 +72,8 @@ TABLE = Table(
         ),
         *(
             Column(f"{part}_{column.name}", column.type, column.label, column.description)
-            for part, columns in FEATURES.items()
-            for column in columns
+            for part in OWN
+            for column in FEATURES[part]
         ),
     ),
     checks=(Check("known_label", "label IN (0, 1)"), Check("known_split", "split IN ('train', 'validation')")),
@@ -95,24 +106,18 @@ def build(
         .join(_features("affinity", affine), ["source", "user_id", "product_id", "moment"], "left")
         # What the user had bought before, or what goes with it, is an example by its own rate, not because it was drawn.
         .where("NOT drawn OR (pair_baskets IS NULL AND affinity_ease IS NULL)")
-        .join(_features("product", products, "slots", "all_slots"), ["source", "product_id", "moment"])
-        .join(
-            _features("type", gold_type_features).withColumnRenamed("type", "product_type"),
-            ["source", "user_id", "product_type", "moment"],
-            "left",
-        )
-        .join(_features("user", users), ["source", "user_id", "moment"])
+        .join(products.select("source", "product_id", "moment", "type", "slots", "all_slots"), ["source", "product_id", "moment"])
+        .join(_features("type", gold_type_features), ["source", "user_id", "type", "moment"], "left")
+        .join(users.select("source", "user_id", "moment"), ["source", "user_id", "moment"], "left_semi")
         .join(broadcast(moments.select("source", "moment", col("role").alias("split"))), ["source", "moment"])
         .withColumn("weight", greatest(lit(1.0), weight).cast("float"))
         .select(*TABLE.by_name)
     )
 
 
-def _features(part: str, frame: DataFrame, *more: str) -> DataFrame:
-    """The keys of a feature table, its features under the names that they have in the examples, and `more` columns."""
-    names = {column.name for column in FEATURES[part]}
-    keys = [key for key in PARTS[part].TABLE.keys if key in frame.columns]
-    return frame.select(*keys, *(col(name).alias(f"{part}_{name}") for name in frame.columns if name in names), *more)
+def _features(part: str, frame: DataFrame) -> DataFrame:
+    """The keys of a feature table, and its features under the names that they have in the examples."""
+    return frame.select(*PARTS[part].TABLE.keys, *(col(column.name).alias(f"{part}_{column.name}") for column in FEATURES[part]))
 
 
 def _pairs(
