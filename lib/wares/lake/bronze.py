@@ -13,8 +13,9 @@ from pyspark.sql.types import DataType
 
 from wares.errors import SourceError
 from wares.lake.checks import with_labels
-from wares.lake.delta import Lake, Write, open_file
+from wares.lake.delta import PATH, Lake, Write, open_file
 from wares.lake.drift import Tally
+from wares.lake.java import java_class
 from wares.lake.lineage import Lineage, Ref
 from wares.lake.meta import Account, Mark, Meta, Outcome
 from wares.lake.relabel import lowerings
@@ -115,7 +116,7 @@ def _widened(name: str, table: Table, stored: list[tuple[str, str, dict[str, str
 
 
 def _list(spark: SparkSession, pattern: str) -> list[RawFile]:
-    path = spark._jvm.org.apache.hadoop.fs.Path(pattern)
+    path = java_class(spark, PATH)(pattern)
     found = path.getFileSystem(spark._jsc.hadoopConfiguration()).globStatus(path) or []
     files = [RawFile(f.getPath().toString(), f.getLen(), f.getModificationTime()) for f in found if f.isFile()]
     return sorted(files, key=lambda file: file.path)
@@ -149,7 +150,7 @@ def _not_taken_in(lake: Lake, meta: Meta, table: str, write: Write, files: list[
 
 def _digest(spark: SparkSession, file: RawFile) -> str:
     with open_file(spark, file.path) as stream:
-        return spark._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream)
+        return java_class(spark, "org.apache.commons.codec.digest.DigestUtils").sha256Hex(stream)
 
 
 def _file_row(table: str, file: dict[str, Any], run: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from pyspark.sql.functions import broadcast
 from pyspark.sql.types import StructField, StructType
 
 from wares.errors import ConflictError, ShapeError
+from wares.lake.java import java_class
 from wares.lake.table import Table
 from wares.settings import Lake as LakeSettings
 
@@ -42,6 +43,11 @@ FOOTERS = 100
 
 FOOTER = 2**16
 """How many bytes at the end of a Parquet file are read at first."""
+
+DELTA = "org.apache.spark.sql.delta"
+PATH = "org.apache.hadoop.fs.Path"
+IO = "org.apache.commons.io.IOUtils"
+PYTHON = "org.apache.spark.api.python.PythonUtils"
 
 CHANGES = ("add", "remove")
 """Delta's names of what a commit does to the files of a table."""
@@ -163,7 +169,7 @@ class Lake:
         Delta itself finds out only while it reads, so each commit's files are looked for here. There is no Spark job.
         """
         for version in range(after + 1, until + 1):
-            actions = list(self._actions(name, version))
+            actions = self._actions(name, version)
             if not actions:
                 return f"commit {version} of {name} is no longer in its log"
             for action in actions:
@@ -188,8 +194,8 @@ class Lake:
         return not any("cdc" in action or action.get("remove", {}).get("dataChange") for action in actions)
 
     def _there(self, name: str, path: str) -> bool:
-        hadoop = self.spark._jvm.org.apache.hadoop.fs
-        place = hadoop.Path(self._log(name).dataPath(), hadoop.Path(self.spark._jvm.java.net.URI(path)))
+        file = java_class(self.spark, PATH)(java_class(self.spark, "java.net.URI")(path))
+        place = java_class(self.spark, PATH)(self._log(name).dataPath(), file)
         return place.getFileSystem(self.spark._jsc.hadoopConfiguration()).exists(place)
 
     def merge(
@@ -260,7 +266,7 @@ class Lake:
     def foreign_after(self, name: str, version: int) -> str:
         """What somebody else than the store did to the rows of a table after a version; empty for nothing."""
         for found in range(self.version(name), version, -1):
-            actions = list(self._actions(name, found))
+            actions = self._actions(name, found)
             info = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
             if not _note_in(info) and any(
                 action[kind].get("dataChange") for action in actions for kind in CHANGES if kind in action
@@ -272,18 +278,17 @@ class Lake:
         """What Delta's log says of a commit; empty if log clean-up has taken it away."""
         return next((action["commitInfo"] for action in self._actions(name, version) if "commitInfo" in action), {})
 
-    def _actions(self, name: str, version: int) -> Iterator[dict[str, Any]]:
+    def _actions(self, name: str, version: int) -> list[dict[str, Any]]:
         """The actions of one commit; none if log clean-up has taken it away."""
         path = f"{self._log(name).logPath().toString()}/{version:020d}.json"
         try:
             with open_file(self.spark, path) as stream:
-                jvm = self.spark._jvm
-                reader = jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(stream, "UTF-8"))
-                while (line := reader.readLine()) is not None:
-                    yield json.loads(line)
+                lines = java_class(self.spark, IO).toByteArray(stream).splitlines()
         except Py4JJavaError as error:
             if "FileNotFoundException" not in str(error.java_exception.getClass()):
                 raise
+            lines = []
+        return [json.loads(line) for line in lines]
 
     # Upkeep
 
@@ -351,7 +356,7 @@ class Lake:
         place = self.location(name)
         if self.settings.catalog:
             return DeltaTable.forName(self.spark, place)._jdt.deltaLog()
-        return self.spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, place)
+        return java_class(self.spark, f"{DELTA}.DeltaLog").forTable(self.spark._jsparkSession, place)
 
     def _snapshot(self, name: str) -> JavaObject:
         """The newest state of a table's log, whose version is -1 for a table that does not exist."""
@@ -398,7 +403,7 @@ class Write:
             return _none(spark)
         parser = spark._jsparkSession.sessionState().sqlParser()
         name = parser.parseTableIdentifier(self._lake.location(self._name).partition(".")[2])
-        return spark._jvm.scala.Option.apply(spark._jsparkSession.sessionState().catalog().getTableMetadata(name))
+        return _some(spark, spark._jsparkSession.sessionState().catalog().getTableMetadata(name))
 
     def stage(self, rows: DataFrame, mode: Mode) -> None:
         """Write the rows as files, for nobody to see yet."""
@@ -422,9 +427,8 @@ class Write:
             made.execute()
             self._start()
             mode = "overwrite"
-        jvm, session = spark._jvm, spark._jsparkSession
         self._mode = mode
-        command = jvm.org.apache.spark.sql.delta.commands.WriteIntoDelta(
+        command = java_class(spark, f"{DELTA}.commands.WriteIntoDelta")(
             self._log,
             _save_mode(spark, mode),
             self._options(),
@@ -437,7 +441,7 @@ class Write:
         )
         self._txn.readWholeTable()  # so that it conflicts with whatever is committed in between, appends too
         try:
-            self._actions = command.write(self._txn, session, _none(spark), False)
+            self._actions = command.write(self._txn, spark._jsparkSession, _none(spark), False)
         except (PySparkException, Py4JError):
             if lake.version(self._name) != self.version:  # such as another run that has made the table since
                 raise _overtaken(self._name, "a commit since this run began") from None
@@ -446,7 +450,7 @@ class Write:
     def stage_again(self, rows: DataFrame) -> None:
         """Write rows that are made of the staged ones in their place."""
         before, kept = self._paths(), [action for action in self._found() if not _is_add(action)]
-        added = self._txn.writeFiles(rows._jdf, self._lake.spark._jvm.scala.Option.apply(self._options()))
+        added = self._txn.writeFiles(rows._jdf, _some(self._lake.spark, self._options()))
         self._actions = _seq(self._lake.spark, *kept, *(added.apply(place) for place in range(added.size())))
         self._delete(before)
 
@@ -456,7 +460,7 @@ class Write:
             options["overwriteSchema"] = "true"  # without it Delta keeps the old labels, silently
         spark = self._lake.spark
         conf = spark._jsparkSession.sessionState().conf()
-        return spark._jvm.org.apache.spark.sql.delta.DeltaOptions(_map(spark, options), conf)
+        return java_class(spark, f"{DELTA}.DeltaOptions")(_map(spark, options), conf)
 
     def describe(self, table: Table) -> None:
         """Give the table the columns, labels and comments that are declared now, before rows are staged, if any are."""
@@ -503,8 +507,8 @@ class Write:
         """
         lake, spark = self._lake, self._lake.spark
         nothing = _none(spark)
-        some = spark._jvm.scala.Option.apply(lake.note(self._name, note))
-        operation = getattr(spark._jvm.org.apache.spark.sql.delta, "DeltaOperations$Write")(
+        some = _some(spark, lake.note(self._name, note))
+        operation = java_class(spark, f"{DELTA}.DeltaOperations$Write")(
             _save_mode(spark, self._mode), nothing, nothing, some, *[nothing] * 5
         )
         try:
@@ -522,14 +526,14 @@ class Write:
 
     def _delete(self, paths: list[str]) -> None:
         for place in paths:
-            path = self._lake.spark._jvm.org.apache.hadoop.fs.Path(place)
+            path = java_class(self._lake.spark, PATH)(place)
             path.getFileSystem(self._lake.spark._jsc.hadoopConfiguration()).delete(path, False)
 
     def _paths(self) -> list[str]:
         """The files that were staged."""
-        hadoop = self._lake.spark._jvm.org.apache.hadoop.fs
+        path = java_class(self._lake.spark, PATH)
         folder = self._log.dataPath() if self._actions is not None else None
-        paths = [hadoop.Path(folder, hadoop.Path(action.pathAsUri())) for action in self._found() if _is_add(action)]
+        paths = [path(folder, path(action.pathAsUri())) for action in self._found() if _is_add(action)]
         return [path.toString() for path in paths]
 
     def _found(self) -> list[JavaObject]:
@@ -584,7 +588,7 @@ def _overtaken(name: str, found: str) -> ConflictError:
 @contextmanager
 def open_file(spark: SparkSession, path: str) -> Iterator[JavaObject]:
     """A stream over a file of any file system that Spark knows, for what is too small for a Spark job."""
-    place = spark._jvm.org.apache.hadoop.fs.Path(path)
+    place = java_class(spark, PATH)(path)
     stream = place.getFileSystem(spark._jsc.hadoopConfiguration()).open(place)
     try:
         yield stream
@@ -594,12 +598,12 @@ def open_file(spark: SparkSession, path: str) -> Iterator[JavaObject]:
 
 def _footer(spark: SparkSession, path: str) -> FileMetaData:
     """The footer of a Parquet file, which ends with its own length and four letters."""
-    place = spark._jvm.org.apache.hadoop.fs.Path(path)
+    place = java_class(spark, PATH)(path)
     size, length = place.getFileSystem(spark._jsc.hadoopConfiguration()).getFileStatus(place).getLen(), FOOTER
     with open_file(spark, path) as stream:
         while True:
             stream.seek(max(size - length, 0))
-            end = spark._jvm.org.apache.commons.io.IOUtils.toByteArray(stream)
+            end = java_class(spark, IO).toByteArray(stream)
             needed = int.from_bytes(end[-8:-4], "little") + 8
             if needed <= len(end):
                 return read_metadata(BufferReader(end[-needed:]))
@@ -607,16 +611,20 @@ def _footer(spark: SparkSession, path: str) -> FileMetaData:
 
 
 def _none(spark: SparkSession) -> JavaObject:
-    return spark._jvm.scala.Option.empty()
+    return java_class(spark, "scala.Option").empty()
+
+
+def _some(spark: SparkSession, value: Any) -> JavaObject:
+    return java_class(spark, "scala.Option").apply(value)
 
 
 def _seq(spark: SparkSession, *items: Any) -> JavaObject:
-    return spark._jvm.org.apache.spark.api.python.PythonUtils.toSeq(list(items))
+    return java_class(spark, PYTHON).toSeq(list(items))
 
 
 def _map(spark: SparkSession, items: dict[str, str]) -> JavaObject:
-    return spark._jvm.org.apache.spark.api.python.PythonUtils.toScalaMap(items)
+    return java_class(spark, PYTHON).toScalaMap(items)
 
 
 def _save_mode(spark: SparkSession, mode: Mode) -> JavaObject:
-    return getattr(spark._jvm.org.apache.spark.sql.SaveMode, mode.capitalize())
+    return getattr(java_class(spark, "org.apache.spark.sql.SaveMode"), mode.capitalize())

@@ -9,6 +9,8 @@ from typing import Any
 from py4j.java_gateway import JavaObject
 from pyspark.sql import DataFrame, SparkSession
 
+from wares.lake.java import java_class
+
 Node = dict[str, Any]
 """A node as Spark writes it; `nodes` are its children."""
 
@@ -35,7 +37,7 @@ def _written(part: Any) -> Iterator[Node]:
 
 def _projections(root: JavaObject, spark: SparkSession) -> dict[tuple[int, ...], list[list[list[Node]]]]:
     """What each Expand node of a plan projects, by the ids of its output."""
-    listed = spark._jvm.scala.jdk.javaapi.CollectionConverters.asJava
+    listed = java_class(spark, "scala.jdk.javaapi.CollectionConverters").asJava
     found, plans = {}, [root]
     while plans:
         plan = plans.pop()

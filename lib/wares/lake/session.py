@@ -14,6 +14,7 @@ from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from wares.errors import SettingsError
+from wares.lake.java import know_short_names
 from wares.settings import PROJECT, Settings
 
 IVY = PROJECT / ".tools" / "ivy"
@@ -47,8 +48,10 @@ LOCAL = {
     "spark.sql.objectHashAggregate.sortBased.fallbackThreshold": "100000",
     # Many small jobs at once: a table whose input is one file leaves the other core to its neighbours.
     "spark.scheduler.mode": "FAIR",
-    # Delta's own default of 50 costs seconds on each small commit.
-    "spark.databricks.delta.snapshotPartitions": "2",
+    # Delta's own default of 50 costs seconds on each small commit; each part of a small log costs more than what it does.
+    "spark.databricks.delta.snapshotPartitions": "1",
+    # A list of all files beside each commit, by which Delta checks itself. Making it takes a Spark job for each commit.
+    "spark.databricks.delta.allFilesInCrc.enabled": "false",
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
 }
 
@@ -116,6 +119,7 @@ def open_session(settings: Settings, app: str) -> SparkSession:
         )
     for key, value in MEANING.items():
         running.conf.set(key, value)
+    know_short_names(running)
     for name in TELLING:
         PySparkLogger.getLogger(name).disabled = True
     return running

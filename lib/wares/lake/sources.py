@@ -21,6 +21,7 @@ from pyspark.sql.types import ArrayType, DataType, DecimalType, StringType, Stru
 
 from wares.errors import SettingsError, SourceError
 from wares.lake.delta import open_file
+from wares.lake.java import java_class
 from wares.lake.labels import CLOSED, INTERNAL, Label, join
 from wares.lake.table import APPEND, Column, Table
 from wares.settings import PROJECT, find_file, read_yaml, validate
@@ -237,9 +238,9 @@ def _path(files: list[str]) -> SparkColumn:
 
 def _header(spark: SparkSession, entity: Entity, file: str) -> list[str]:
     """The column names of a CSV file; empty if it has no line. No Spark job: there may be thousands of files."""
-    jvm = spark._jvm
     with open_file(spark, file) as stream:
-        line = jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(stream, "UTF-8")).readLine()
+        characters = java_class(spark, "java.io.InputStreamReader")(stream, "UTF-8")
+        line = java_class(spark, "java.io.BufferedReader")(characters).readLine()
     names = next(csv.reader([line.lstrip("\ufeff")], delimiter=entity.options.get("sep", ","))) if line else []
     return [name.strip() for name in names]
 
