@@ -13,12 +13,15 @@ from wares.settings import Settings
 JVM = "-XX:+UseParallelGC"
 """The tests make garbage and wait for nothing: the collector with the most throughput takes a tenth off their time."""
 
+FEW_ROWS = {"spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+"""Where Spark compiles no whole stage, it would make code for each task of a few rows. Stages are compiled as ever."""
+
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """The one session, small: most tests have a handful of rows."""
     os.environ["WARES_TEST_KEY"] = "the key of the tests"  # here, since workers have the environment that the session started in
-    conf = {"spark.driver.defaultJavaOptions": JVM}
+    conf = {"spark.driver.defaultJavaOptions": JVM, **FEW_ROWS}
     small = {"master": "local[2]", "driver_memory": "3g", "shuffle_partitions": 2, "conf": conf}
     settings = Settings.model_validate({"spark": small})
     session = open_session(settings, "tests")

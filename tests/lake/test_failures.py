@@ -30,9 +30,9 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake with silver.orders in two versions, which no test changes."""
     root = tmp_path_factory.mktemp("made")
     path = write_source(root, shop(root / "files"))
-    for number in (1, 2):
-        write_csv(root / "files", f"{number}.csv", f"{number},a,u1,p1,{GOOD}")
-        with open_store(spark, root, path) as store:
+    with open_store(spark, root, path) as store:
+        for number in (1, 2):
+            write_csv(root / "files", f"{number}.csv", f"{number},a,u1,p1,{GOOD}")
             store.ingest(path, "lines")
             store.refresh("silver.orders")
     return root
@@ -47,7 +47,7 @@ def root(made: Path, tmp_path: Path) -> Path:
 
 def opened(spark: SparkSession, made: Path, root: Path, *files: TableFile) -> Store:
     tables = {**TABLES, **{file.name: file for file in files}}
-    return open_store(spark, root, str(made / "shop.yaml"), tables=tables).__enter__()
+    return open_store(spark, root, str(made / "shop.yaml"), tables=tables)
 
 
 def sold(rule: str = "true", casts: bool = False) -> TableFile:
@@ -72,10 +72,11 @@ def sold(rule: str = "true", casts: bool = False) -> TableFile:
 def test_a_table_that_somebody_else_changed(spark: SparkSession, made: Path, root: Path) -> None:
     place = root / "lake" / "silver" / "orders"
     spark.sql(f"OPTIMIZE delta.`{place}`")  # changes no row
-    assert opened(spark, made, root).refresh("silver.orders").status == "unchanged"
+    with opened(spark, made, root) as store:
+        assert store.refresh("silver.orders").status == "unchanged"
     spark.sql(f"DELETE FROM delta.`{place}` WHERE order_id = '1'")
     with pytest.raises(ConflictError, match="Somebody else than the store has changed the table silver.orders") as refused:
-        opened(spark, made, root).refresh("silver.orders")
+        store.refresh("silver.orders")
     assert f"(DELETE) at {place}" in refused.value.found and "move the table away" in refused.value.do
     shutil.rmtree(place)
     assert opened(spark, made, root).refresh("silver.orders").account.kept == 2

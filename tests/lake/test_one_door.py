@@ -45,9 +45,9 @@ def root(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Itera
     root = tmp_path_factory.mktemp("one_door")
     write_csv(root, "1.csv", *(f"{n},a,u{n % 5},p1,2024-03-01 10:00:00,{n},1.50," for n in range(1, 7)))
     path = write_source(root, shop(root))
-    with open_store(spark, root, path) as store:
-        store.ingest(path, "lines")
-        store.refresh("silver.orders")
+    store = open_store(spark, root, path)
+    store.ingest(path, "lines")
+    store.refresh("silver.orders")
     yield root
 
 
@@ -160,13 +160,13 @@ def guarded_total(silver_orders: DataFrame) -> DataFrame:
 def test_written_then_left_alone_then_relabelled_then_refused(spark: SparkSession, root: Path) -> None:
     """The life of a table: it follows its inputs and its file, and a leaking change of the file leaves it as it was."""
     declassified = replace(VALUE, label=INTERNAL, declassified=MANY)
-    with store_with(spark, root, table_file(guarded_total, SOURCE, declassified)) as store:
-        outcome = store.refresh("gold.report")
-        assert (outcome.status, outcome.version, outcome.account.rows_in, outcome.account.kept) == ("written", 0, 1, 1)
-        assert store.read("gold.report").schema["value"].metadata["label"] == "INTERNAL"
-        assert store.read("gold.report").collect()[0]["value"] == Decimal("31.5000")
-    with store_with(spark, root, table_file(guarded_total, SOURCE, declassified)) as store:
-        assert store.refresh("gold.report").status == "unchanged"
+    store = store_with(spark, root, table_file(guarded_total, SOURCE, declassified))
+    outcome = store.refresh("gold.report")
+    assert (outcome.status, outcome.version, outcome.account.rows_in, outcome.account.kept) == ("written", 0, 1, 1)
+    assert store.read("gold.report").schema["value"].metadata["label"] == "INTERNAL"
+    assert store.read("gold.report").collect()[0]["value"] == Decimal("31.5000")
+    store = store_with(spark, root, table_file(guarded_total, SOURCE, declassified))
+    assert store.refresh("gold.report").status == "unchanged"
 
     store = store_with(spark, root, table_file(total, SOURCE, VALUE, code="2"))  # another text of the file
     assert store.refresh("gold.report").version == 1
