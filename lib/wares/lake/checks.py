@@ -277,9 +277,10 @@ def repeated_keys(rows: DataFrame, table: Table, count_of_rows: int) -> int:
     Keys are compared by a 64-bit hash, which moves eight bytes a row where a comparison of rows would move and sort them
     whole. Two keys that share a hash are taken for repeated once in many thousand lakes; in silver that only costs time.
     """
-    # By number, so that Spark does not join the partitions again.
+    keys = rows.select(xxhash64(*table.keys).alias("key"))
     partitions = 1 + count_of_rows // KEYS_A_PARTITION
-    spread = rows.select(xxhash64(*table.keys).alias("key")).repartition(partitions, "key")
+    # By number, so that Spark does not join the partitions again; few keys need not be moved at all.
+    spread = keys.repartition(partitions, "key") if partitions > 1 else keys.coalesce(1)
     repeated = spread.groupBy("key").agg(count(lit(1)).alias("rows")).where("rows > 1")
     return repeated.agg(count(lit(1)).alias("keys")).collect()[0]["keys"]
 

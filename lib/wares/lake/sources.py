@@ -428,9 +428,10 @@ ARITHMETIC = {"Add", "Subtract", "Multiply", "Divide"}
 def _refuse_throwing(source: Source, mapping: Mapping, raw: DataFrame) -> None:
     """Look at each analysed expression of a mapping; text is not enough, since coercion adds casts of its own."""
     gateway = raw.sparkSession.sparkContext._gateway
-    for name, text in {"where": mapping.where, **mapping.columns}.items():
-        tree = raw.select(expr(text).alias("value"))._jdf.queryExecution().analyzed().expressions().head()
-        unsafe = _throws(gateway, tree)
+    texts = {"where": mapping.where, **mapping.columns}
+    trees = raw.select(*(expr(text).alias(name) for name, text in texts.items()))._jdf.queryExecution().analyzed().expressions()
+    for place, (name, text) in enumerate(texts.items()):
+        unsafe = _throws(gateway, trees.apply(place))
         if unsafe:
             raise SettingsError(
                 f"The mapping of {source.name}.{mapping.entity} has an expression that can throw, which would stop the batch.",
