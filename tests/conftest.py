@@ -13,8 +13,13 @@ from wares.settings import Settings
 JVM = "-XX:+UseParallelGC"
 """The tests make garbage and wait for nothing: the collector with the most throughput takes a tenth off their time."""
 
-FEW_ROWS = {"spark.sql.codegen.factoryMode": "NO_CODEGEN"}
-"""Where Spark compiles no whole stage, it would make code for each task of a few rows. Stages are compiled as ever."""
+FEW_ROWS = {
+    # Where Spark compiles no whole stage, it would make code for each task of a few rows. Stages are compiled as ever.
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    # The text of each plan is for Spark's web pages, which are off.
+    "spark.sql.ui.explainMode": "simple",
+}
+"""What else costs more than it gives where there are few rows."""
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from wares.cli import call
 from wares.pipeline import load_job
 from wares.settings import PROJECT
 
-HOUSEHOLDS = 20
+HOUSEHOLDS = 8
 SETTINGS = ["train.epochs=1", "train.batch_size=512", "train.launcher=local"]  # test_training.py has several ranks
 
 
