@@ -19,8 +19,8 @@ def root(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def store(spark: SparkSession, root: Path) -> Iterator[Store]:
-    """A store on that lake."""
+    """A store on that lake, which no test writes through."""
     with store_of(spark, root) as store:
         yield store

@@ -74,9 +74,8 @@ def test_misfits_are_seen() -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(spark: SparkSession, root: Path) -> list[dict[str, Any]]:
-    with store_of(spark, root) as store:
-        assert export(store, str(root / "events.jsonl")) == 8
+def exported(store: Store, root: Path) -> list[dict[str, Any]]:
+    assert export(store, str(root / "events.jsonl")) == 8
     return [json.loads(line) for line in (root / "events.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
