@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +42,24 @@ def test_wrong_options_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         call(never, "silver", "", ["--nonsense"])
     assert end.value.code == 2
+
+
+def test_ctrl_c_is_told_in_one_line_whatever_cleaning_up_comes_to(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(job: Job) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        finally:
+            raise RuntimeError("the JVM is gone")
+
+    try:
+        assert call(interrupted, "silver", "", ["--set", "sources=[]"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        logging.disable(logging.NOTSET)
+    told = capsys.readouterr()
+    assert told.err.startswith("stopped; nothing half-written is visible")
+    assert len(told.err.splitlines()) == 1
 
 
 def raised(error: Exception) -> Exception:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, model_validator
 from wares.errors import SettingsError
-from wares.settings import PROJECT, load_settings
+from wares.settings import PROJECT, load_settings, validate
 
 
 @pytest.mark.parametrize("file", ["conf/local.yaml", "conf/cluster.yaml"])
@@ -52,3 +53,26 @@ def test_a_key_that_was_written_into_the_settings_is_not_shown(text: str) -> Non
     assert "hunter2" not in str(refused.value)
     place = load_settings(overrides=["lake.secret=env:hunter2"])
     assert "hunter2" not in f"{place} {place!r} {place.model_dump_json()}"
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("lake: {root: a}\nspark: {master: local}\nlake: {root: b}\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match="the key 'lake' stands twice.*line 3"):
+        load_settings(path)
+
+
+def test_what_is_wrong_with_a_group_is_not_buried_by_what_is_in_it(tmp_path: Path) -> None:
+    class Group(BaseModel):
+        low: int
+        high: int
+
+        @model_validator(mode="after")
+        def _is_range(self) -> Group:
+            if self.low > self.high:
+                raise ValueError("low is above high")
+            return self
+
+    with pytest.raises(SettingsError) as caught:
+        validate(Group, {"low": 2, "high": 1}, "a.yaml")
+    assert caught.value.found == "low is above high"

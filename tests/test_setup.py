@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from wares.errors import SettingsError
+from wares.lake.sources import load_source
 from wares.settings import PROJECT, Settings
 from wares.submit import split, submit_command
+from wares.tables import TABLES
 
 CHECK = PROJECT / "conf" / "check-system.sh"
 
@@ -92,3 +94,12 @@ def test_on_a_cluster_the_library_goes_along(tmp_path: Path) -> None:
 def test_no_job_of_that_name() -> None:
     with pytest.raises(SettingsError):
         split(["jobs/nope.py"])
+
+
+def test_the_shop_that_the_readme_shows_is_one(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (PROJECT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "my_shop.yaml").write_text(shown, encoding="utf-8")
+    source = load_source(str(tmp_path / "my_shop.yaml"))
+    (mapping,) = source.tables["orders"]
+    assert mapping.columns.keys() <= TABLES["silver.orders"].table.by_name.keys()
+    assert set(source.entities["sales"].columns) - {"customer"} <= set(mapping.columns.values())

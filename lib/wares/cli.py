@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import logging
+import signal
 import sys
 import traceback
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -10,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from pyspark.sql import SparkSession
 
 from wares.errors import WaresError
 from wares.lake.failures import plain
-from wares.lake.session import open_session
+from wares.lake.session import came_by_script, open_session
 from wares.lake.sources import load_source
 from wares.lake.store import Store
 from wares.report import Report
@@ -48,6 +50,9 @@ class Job:
         """The lake, to be opened with `with`."""
         return Store(self.spark, self.settings, TABLES, self.name)
 
+
+STOPPED, STOPPED_TEXT = 130, "stopped; nothing half-written is visible, and the job can be run again at any time"
+"""The exit code after Ctrl-C, and what is said then."""
 
 AddOptions = Callable[[ArgumentParser], None]
 """The function `options` of a job file, which adds options of the job's own."""
@@ -135,17 +140,48 @@ def call(
     options = parser(name, description or "", add_options).parse_args(arguments)
     try:
         settings = settings_of(options)
+        _stop_on_ctrl_c(options.debug)
         spark = open_session(settings, name)
+        _stop_on_ctrl_c(options.debug)  # once more, since PySpark has put its own handler there
         report = Report(spark, quiet=getattr(options, "json", False))
         with report.job(name):
             run(Job(name, settings, spark, report, options.debug, options))
     except KeyboardInterrupt:
-        print("stopped; nothing half-written is visible, and the job can be run again at any time", file=sys.stderr)
-        return 130
+        return _stopped()
     except Exception as error:
+        if _is_of_ctrl_c(error):
+            return _stopped()
         print(explain(error, options.debug), file=sys.stderr, flush=True)
         return 1
     return 0
+
+
+def _stop_on_ctrl_c(debug: bool) -> None:
+    """Let Ctrl-C raise KeyboardInterrupt and nothing else.
+
+    PySpark's own handler calls the JVM in the middle of whatever was being said to it, which fails; the jobs that it would
+    cancel end with the session.
+    """
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        if not debug:
+            logging.disable()  # the JVM ends by Ctrl-C too, of which py4j logs stack traces
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
+
+
+def _is_of_ctrl_c(error: BaseException | None) -> bool:
+    """Whether an error came of cleaning up after Ctrl-C, which ends the JVM too."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _stopped() -> int:
+    if not came_by_script():  # else the script says so
+        print(STOPPED_TEXT, file=sys.stderr)
+    return STOPPED
 
 
 def explain(error: Exception, debug: bool) -> str:

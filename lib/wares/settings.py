@@ -133,7 +133,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     file = find_file(path)
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        data = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
     except OSError as error:
         raise SettingsError(
             f"The file {path} cannot be read.",
@@ -149,6 +149,19 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return data
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once: of two, the first would vanish without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def validate(model: type[Model], data: dict[str, Any], path: str) -> Model:
     """Check `data` against a pydantic model.
 
@@ -161,9 +174,12 @@ def validate(model: type[Model], data: dict[str, Any], path: str) -> Model:
         lines = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"])
+            # A whole group of keys would bury what is wrong with it.
             silent = problem["type"] in ("missing", "extra_forbidden") or key.endswith("secret")
+            silent |= isinstance(problem["input"], (dict, list))
             found = "" if silent else f" (found {problem['input']!r})"
-            lines.append(f"{key}: {'unknown key' if problem['type'] == 'extra_forbidden' else problem['msg']}{found}")
+            said = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+            lines.append(": ".join(filter(None, (key, f"{said}{found}"))))
         raise SettingsError(
             f"{path} does not fit.",
             found="; ".join(lines),

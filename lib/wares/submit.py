@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pyspark
 
-from wares.cli import description_of, explain, options_of, parser, settings_of
+from wares.cli import STOPPED, STOPPED_TEXT, description_of, explain, options_of, parser, settings_of
 from wares.errors import SettingsError, WaresError
 from wares.lake.session import spark_conf
 from wares.settings import PROJECT, Settings, find_file
@@ -29,7 +31,7 @@ ONE_MACHINE = ("spark.driver.host", "spark.driver.bindAddress")
 
 
 def main() -> None:
-    """Replace this process by spark-submit, or print why that is not possible and exit with 1."""
+    """Run the job under spark-submit and exit with its code, or print why that is not possible and exit with 1."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
@@ -43,7 +45,22 @@ def main() -> None:
     except WaresError as error:
         print(explain(error, debug), file=sys.stderr)
         raise SystemExit(1) from None
-    os.execvpe(command[0], command, environment(_option(spark_options, "--master") or _conf(spark_options, "spark.master")))
+    raise SystemExit(run(command, environment(_option(spark_options, "--master") or _conf(spark_options, "spark.master"))))
+
+
+def run(command: list[str], environ: dict[str, str]) -> int:
+    """The exit code of spark-submit, which gets the signals that this process gets.
+
+    Ctrl-C reaches all processes of a terminal. The JVM, through which the job prints, ends at once, so it is told here.
+    """
+    process = subprocess.Popen(command, env=environ)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    code = process.wait()
+    if code in (STOPPED, -signal.SIGINT):
+        print(STOPPED_TEXT, file=sys.stderr)
+        return STOPPED
+    return code if code >= 0 else 128 - code
 
 
 def split(arguments: list[str]) -> tuple[list[str], Path | None, list[str]]:

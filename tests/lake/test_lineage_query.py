@@ -11,7 +11,7 @@ from helpers import open_store
 from pyspark.sql import SparkSession
 from report_lake import EARLIER, MONEY, store_of
 from wares.cli import call, load_file, parser
-from wares.errors import SettingsError, ShapeError
+from wares.errors import SettingsError
 from wares.lake.lineage import Ref
 from wares.lake.lineage_query import ROWS, Answer, Edge, as_json, as_tree, ask, neighbours_in, newest_edges, reached
 from wares.lake.store import Store
@@ -84,7 +84,7 @@ def test_a_column_that_does_not_exist(store: Store, asked: str, near: str, found
 
 
 def test_a_lake_without_lineage(spark: SparkSession, tmp_path: Path) -> None:
-    with pytest.raises(ShapeError, match="meta.watermarks does not exist"):
+    with pytest.raises(SettingsError, match="No lineage has been recorded."):
         ask(open_store(spark, tmp_path), "gold.report.value")
 
 

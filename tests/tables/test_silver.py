@@ -72,6 +72,7 @@ def test_orders_rules(spark: SparkSession) -> None:
         ({"product_id": ""}, {"has_product"}),
         ({"product_id": None}, {"has_product"}),
         ({"ordered_at": None}, {"has_time"}),
+        ({"ordered_at": datetime(2999, 1, 1)}, {"not_in_future"}),
         ({"quantity": None}, {"has_value"}),
         ({"currency": None}, {"has_value"}),
         ({"kind": "gift"}, {"known_kind"}),
@@ -125,9 +126,10 @@ def test_events_need_a_time_and_a_known_kind(spark: SparkSession) -> None:
         {"source": "s", "event_id": "2", "kind": "mailing", "at": at},
         {"source": "s", "event_id": "3", "kind": "view"},
         {"source": "s", "event_id": "4", "kind": "dance", "at": at},
+        {"source": "s", "event_id": "5", "kind": "view", "at": datetime(2999, 1, 1)},
     )
     assert_df_equality(events.build(raw), raw)
-    assert broken(raw, events.TABLE) == [set(), set(), {"has_time"}, {"known_kind"}]
+    assert broken(raw, events.TABLE) == [set(), set(), {"has_time"}, {"known_kind"}, {"not_in_future"}]
 
 
 def test_promotions_end_after_they_start(spark: SparkSession) -> None:

@@ -58,9 +58,14 @@ def ask(store: Store, column: str, upstream: bool = True, indirect: bool = False
         indirect: Take along what decides which rows there are.
 
     Raises:
-        SettingsError: There is no such column.
-        ShapeError: The lake holds no lineage yet.
+        SettingsError: There is no such column, or no lineage yet.
     """
+    if not store.exists("meta.lineage"):
+        raise SettingsError(
+            "No lineage has been recorded.",
+            found=f"nothing at {store.location('meta.lineage')}",
+            do="name the lake that you mean (--set lake.root=DIR), or run jobs/suite.py to make one",
+        )
     recorded = newest_edges(store)
     start = _find(store, recorded, column)
     neighbours = neighbours_in(recorded, upstream, indirect)

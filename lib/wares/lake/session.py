@@ -104,7 +104,7 @@ def open_session(settings: Settings, app: str) -> SparkSession:
     running = SparkSession.getActiveSession()
     if running is None and "DATABRICKS_RUNTIME_VERSION" not in os.environ:
         builder = SparkSession.builder.appName(f"wares {app}")
-        if not _came_by_script():
+        if not came_by_script():
             # Python workers on this machine find the library where this process found it.
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT / "lib"), os.environ.get("PYTHONPATH")]))
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -125,7 +125,7 @@ def open_session(settings: Settings, app: str) -> SparkSession:
     return running
 
 
-def _came_by_script() -> bool:
+def came_by_script() -> bool:
     """Whether `spark-submit.sh` started this process: then the settings are in, and what its user passed stands above them."""
     return "PYSPARK_GATEWAY_PORT" in os.environ and SparkConf().contains(SUBMITTED)
 

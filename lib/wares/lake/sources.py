@@ -86,7 +86,9 @@ class Entity(_Declared):
     def _has_types_that_files_have(self) -> Entity:
         typed = [name for name, column in self.columns.items() if column.type != "string"]
         if self.format == "csv" and typed:
-            raise ValueError(f"the columns of csv files are strings; cast in the mapping, not by `type`: {', '.join(typed)}")
+            raise ValueError(
+                f"the columns of csv files are strings: leave out `type`, and cast in the mapping ({', '.join(typed)})"
+            )
         return self
 
 

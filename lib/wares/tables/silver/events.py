@@ -19,6 +19,7 @@ TABLE = Table(
     checks=(
         Check("known_kind", "kind IN ('view', 'cart', 'coupon', 'mailing')"),
         Check("has_time", "at IS NOT NULL"),
+        Check("not_in_future", "at <= current_timestamp() + INTERVAL 1 DAY"),
     ),
     refresh=APPEND,
 )

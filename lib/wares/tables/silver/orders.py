@@ -27,6 +27,8 @@ TABLE = Table(
     checks=(
         Check("has_product", "product_id IS NOT NULL AND product_id != ''"),
         Check("has_time", "ordered_at IS NOT NULL"),
+        # A wrong year would move the shop's newest day, from which all moments of the model are counted.
+        Check("not_in_future", "ordered_at <= current_timestamp() + INTERVAL 1 DAY"),
         Check("has_value", "quantity IS NOT NULL AND value IS NOT NULL AND currency IS NOT NULL"),
         Check("known_kind", "kind IN ('sale', 'return', 'fee')"),
         Check("sale_not_negative", "kind != 'sale' OR (quantity >= 0 AND value >= 0)"),
