@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import re
+import signal
 import threading
 import time
 from collections.abc import Iterable
@@ -17,12 +20,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
-from wares.errors import ModelError
+from wares.errors import ModelError, RankError
 from wares.model.encoding import Arrays, Encoding, encode_part, encode_parts
 from wares.model.launcher import launch
+from wares.model.network import build_network
 from wares.model.plan import LAST, MEASURED, Plan
 from wares.model.reader import EXAMPLES, Batches, Known, read_known, read_split
 from wares.model.spec import Part, Spec
+from wares.model.worker import finite_weights
 
 
 def with_settings(plan: Plan, **settings: object) -> Plan:
@@ -50,7 +55,7 @@ def test_an_epoch_has_each_row_once(
     right = _sorted(encoded_whole, encoded_whole)
     for batches in (whole, pieces):
         assert batches.rows == len(right)
-        found = list(batches.epoch(64, np.random.default_rng(1)))
+        found = [batch() for batch in batches.epoch(64, np.random.default_rng(1))]
         assert np.array_equal(
             _sorted({name: np.concatenate([batch[name] for batch in found]) for name in found[0]}, encoded_whole), right
         )
@@ -99,6 +104,49 @@ def _weights(path: Path) -> np.ndarray:
         return np.concatenate([weights[name].ravel() for name in weights.files])
 
 
+def test_a_killed_training_goes_on_to_the_same_weights(
+    plan: Plan, spark: SparkSession, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # 144 steps an epoch, and 36 on the validation days.
+    undisturbed = with_settings(plan, epochs=2, batch_size=20, checkpoint_minutes=0)
+    launch(undisturbed, spark)
+    whole = {name: _weights(plan.folder / name) for name in (MEASURED, LAST)}
+    for name in whole:
+        (plan.folder / name).unlink()
+    file = tmp_path / "lake" / "checkpoint.npz"
+    resumed = dataclasses.replace(undisturbed, checkpoint=str(file))
+    for steps in (150, 290):  # within the second epoch, and on the validation days
+        killer = threading.Thread(target=_kill_at, args=(resumed, steps), daemon=True)
+        killer.start()
+        with pytest.raises(RankError, match="goes on from the last checkpoint"):
+            launch(resumed, spark)
+        killer.join()
+    launch(resumed, spark)
+    assert [int(steps) >= 150 for steps in re.findall(r"checkpoint: (\d+) of 324 steps", capfd.readouterr().out)] == [True, True]
+    for name, weights in whole.items():
+        assert np.array_equal(_weights(plan.folder / name), weights)
+
+
+def _kill_at(plan: Plan, steps: int) -> None:
+    """Kill the one rank of a plan once its checkpoint is that of so many steps."""
+    while not Path(plan.checkpoint or "").exists() or _steps_done(plan) < steps:
+        time.sleep(0.01)
+    os.kill(_ranks(plan.folder)[0], signal.SIGKILL)
+
+
+def _steps_done(plan: Plan) -> int:
+    with np.load(plan.checkpoint) as stored:
+        return int(json.loads(str(stored["told"]))["steps"])
+
+
+def test_weights_that_are_no_numbers_are_not_kept(spec: Spec, encoding: Encoding) -> None:
+    model = build_network(spec, encoding, 3)
+    assert set(finite_weights(model)) == {variable.path for variable in model.variables}
+    model.get_layer("second").bias.assign(np.full(8, np.nan))
+    with pytest.raises(ModelError, match="second/bias"):
+        finite_weights(model)
+
+
 def test_infinite_values_give_one_clear_error(plan: Plan, spark: SparkSession) -> None:
     poisoned = pq.read_table(plan.files[EXAMPLES][0])
     poisoned = poisoned.set_column(
@@ -127,7 +175,7 @@ def test_a_dead_rank_ends_the_others(plan: Plan, spark: SparkSession) -> None:
                 killed.append(ranks[1])
 
     threading.Thread(target=kill_one, daemon=True).start()
-    with pytest.raises(ModelError, match="A training rank died"):
+    with pytest.raises(RankError, match="A training rank died"):
         launch(with_settings(plan, launcher="horovodrun", epochs=1000), spark)
     assert killed
     time.sleep(1)

@@ -28,7 +28,7 @@ from mlflow.tracking import MlflowClient
 
 from wares.errors import ModelError
 from wares.model.encoding import Encoding
-from wares.model.plan import LAST, Plan
+from wares.model.plan import EPOCHS, LAST, Plan
 from wares.model.scorer import Network
 from wares.model.spec import Spec
 from wares.settings import Settings
@@ -141,7 +141,7 @@ def log(
     now = int(time.time() * 1000)
     series = [
         Metric(f"train.{name}", value, now, epoch)
-        for epoch, measured in enumerate(json.loads((plan.folder / "epochs.json").read_text(encoding="utf-8")), 1)
+        for epoch, measured in enumerate(json.loads((plan.folder / EPOCHS).read_text(encoding="utf-8")), 1)
         for name, value in measured.items()
     ]
     client.log_batch(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +18,7 @@ from pyspark.sql import SparkSession
 
 from wares.errors import ModelError
 from wares.lake.store import Store
+from wares.model.checkpoints import checkpoint_file, remove_checkpoints
 from wares.model.encoding import Chunk, learn
 from wares.model.evaluation import Report, evaluate, flat, table, with_truth
 from wares.model.launcher import launch
@@ -40,6 +42,14 @@ READ = (
     "gold.affinities",
 )
 """The tables that a run reads; their versions are pinned when it begins."""
+NUMBER = r"(tiny|small|big)?int|float|double|decimal\(.*\)|boolean"
+TYPES = {
+    "categorical": f"string|{NUMBER}",
+    "numeric": NUMBER,
+    "vector": f"array<({NUMBER})>",
+    "sequence": f"array<(string|{NUMBER})>",
+}
+"""Of each kind of feature the types of the columns that it can be made of."""
 EXAMPLE_ROWS = 5
 """How many rows show others what the registered model takes."""
 
@@ -70,7 +80,8 @@ def train(store: Store, source: str) -> TrainOutcome:
 
     Raises:
         SettingsError: The feature spec does not fit.
-        ModelError: There is nothing to learn from, or a rank failed.
+        ModelError: There is nothing to learn from, or a rank failed. After a `RankError` the next run goes on from the last
+            checkpoint.
     """
     # MLflow takes seconds to import, and only this needs it.
     from wares.model import registry
@@ -80,7 +91,7 @@ def train(store: Store, source: str) -> TrainOutcome:
     check_columns(spec)
     versions = pinned(store)
     client = registry.connect(store.settings)
-    fingerprint = _fingerprint(source, spec, store)
+    fingerprint = fingerprint_of(source, spec, store)
     found = registry.with_fingerprint(client, source, fingerprint)
     if found is not None:
         metrics = {
@@ -99,7 +110,8 @@ def train(store: Store, source: str) -> TrainOutcome:
             time.monotonic() - started,
         )
     with tempfile.TemporaryDirectory(prefix="wares-train-") as folder, registry.run(client, store.settings, source) as run_id:
-        plan = Plan(files(store, versions), source, spec, store.settings.train, Path(folder))
+        checkpoint = checkpoint_file(store.settings, source, fingerprint)
+        plan = Plan(files(store, versions), source, spec, store.settings.train, Path(folder), checkpoint)
         example = fit(plan, store.spark)
         print("  evaluating on the validation and the test days", flush=True)
         reports = {}
@@ -110,6 +122,7 @@ def train(store: Store, source: str) -> TrainOutcome:
         metrics = {name: value for role, report in reports.items() for name, value in flat(report, role).items()}
         registry.log(client, run_id, plan, store.settings, versions, metrics, reports, store.run_id)
         version = registry.register(client, source, run_id, plan.folder, example, fingerprint)
+        remove_checkpoints(store.settings, source)
         better = is_better(reports["validation"])
         if better:
             client.set_registered_model_alias(registry.model_name(source), registry.CHAMPION, version.version)
@@ -130,32 +143,44 @@ def files(store: Store, versions: dict[str, int]) -> dict[str, list[str]]:
     return {name: store.files(name, versions[name]) for name in (EXAMPLES, *TABLES.values())}
 
 
-def fit(plan: Plan, spark: SparkSession) -> pa.Table:
+def fit(plan: Plan, spark: SparkSession, watch: Callable[[], None] | None = None) -> pa.Table:
     """Train a network and leave it in the plan's folder; returns a few rows of its features as an example.
+
+    Args:
+        watch: As in `launch`.
 
     Raises:
         ModelError: There is nothing to learn from, or a rank failed.
     """
     example = _prepare(plan)
-    launch(plan, spark)
+    launch(plan, spark, watch)
     return example
 
 
-def check_columns(spec: Spec) -> None:
-    """Make sure that each feature's column is in its part's feature table.
+def check_columns(spec: Spec, model: str | None = None) -> None:
+    """Make sure that each feature's column is in its part's feature table, with a type that its kind can encode.
+
+    Args:
+        model: The registered model whose spec it is; None for the spec of the settings.
 
     Raises:
-        ModelError: A column is missing; all that are missing are named.
+        ModelError: A column is missing, or is of another type; all such are named.
     """
-    there = {part: {column.name for column in columns} for part, columns in FEATURES.items()}
-    missing = [
-        f"{feature.name} (from: {feature.origin})" for feature in spec.stored if feature.source_column not in there[feature.part]
-    ]
-    if missing:
+    there = {part: {column.name: column.type for column in columns} for part, columns in FEATURES.items()}
+    wrong = []
+    for feature in spec.stored:
+        found = there[feature.part].get(feature.source_column)
+        if found is None:
+            wrong.append(f"{feature.name} (from: {feature.origin})")
+        elif not re.fullmatch(TYPES[feature.kind], found):
+            wrong.append(f"{feature.name} (from: {feature.origin}, which is {found} and cannot be {feature.kind})")
+    if wrong:
         raise ModelError(
-            "The feature spec names columns that the feature tables do not have.",
-            found=", ".join(missing),
-            do="mend `from` in the feature spec, or add the column to the feature table",
+            f"{model or 'The feature spec'} names columns that the feature tables do not have, or not in a type that fits.",
+            found=", ".join(wrong),
+            do="run jobs/train.py, whose model takes its place"
+            if model
+            else "mend `from` or `kind` in the feature spec, or add the column to the feature table",
         )
 
 
@@ -166,10 +191,11 @@ def _version(store: Store, name: str) -> int:
     return version
 
 
-def _fingerprint(source: str, spec: Spec, store: Store) -> str:
+def fingerprint_of(source: str, spec: Spec, store: Store) -> str:
     """Names all that a training run depends on."""
     states = [store.lake.state(name) for name in (EXAMPLES, *TABLES.values())]
-    told = [source, states, spec.model_dump(mode="json"), store.settings.train.model_dump(), store.location(EXAMPLES)]
+    train = store.settings.train.model_dump(exclude={"checkpoint_minutes"})
+    told = [source, states, spec.model_dump(mode="json"), train, store.location(EXAMPLES)]
     return sha256(json.dumps(told).encode()).hexdigest()[:32]
 
 
