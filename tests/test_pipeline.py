@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from wares import pipeline as module
-from wares.errors import ConflictError, SettingsError, SourceError
+from wares.errors import ConflictError, RankError, SettingsError, SourceError
 from wares.pipeline import JobTimeout, Pipeline, Task, deadline, load_job, load_pipeline, run_pipeline, tables_of
 from wares.settings import PROJECT
 from wares.tables import TABLES
@@ -66,10 +66,10 @@ class Runner:
 
 
 def test_a_failure_is_tried_again_as_often_as_declared() -> None:
-    runner = Runner(bronze=[OSError(), ConflictError("wrong")])
-    steps = run_pipeline(pipeline(bronze={"retries": 2}), runner, runner.failed)
-    assert runner.ran == ["bronze"] * 3
-    assert runner.told == [("bronze", 2), ("bronze", 1)]
+    runner = Runner(bronze=[OSError(), ConflictError("wrong"), RankError("died")])
+    steps = run_pipeline(pipeline(bronze={"retries": 3}), runner, runner.failed)
+    assert runner.ran == ["bronze"] * 4
+    assert runner.told == [("bronze", 3), ("bronze", 2), ("bronze", 1)]
     assert [step.status for step in steps] == ["done"]
 
 

@@ -53,3 +53,7 @@ class StorageError(WaresError):
 
 class ModelError(WaresError):
     """The model, its features or its data do not fit together."""
+
+
+class RankError(ModelError):
+    """A training rank died; trying again goes on from the last checkpoint."""

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pyspark.sql import SparkSession
 
 from wares.cli import Job, explain, load_file
-from wares.errors import ConflictError, SettingsError, WaresError
+from wares.errors import ConflictError, RankError, SettingsError, WaresError
 from wares.lake.registry import downstream
 from wares.report import page
 from wares.settings import PROJECT, read_yaml, validate
@@ -166,7 +166,7 @@ def _run_job(name: str, task: Task, run: Callable[[str, Task], None], failed: Ca
 
 def may_mend(error: Exception) -> bool:
     """Whether trying again may help: not where a person must mend something first."""
-    return not isinstance(error, WaresError) or isinstance(error, (ConflictError, JobTimeout))
+    return not isinstance(error, WaresError) or isinstance(error, (ConflictError, JobTimeout, RankError))
 
 
 def load_job(name: str) -> Callable[[Job], None]:

@@ -59,6 +59,7 @@ class Train(_Settings):
     learning_rate: float = Field(8e-3, gt=0, description="Of the deep side's AdamW.")
     ftrl_learning_rate: float = Field(0.003, gt=0, description="Of the wide side's FTRL.")
     seed: int = 7
+    checkpoint_minutes: float = Field(1, ge=0, description="How often a long epoch leaves a checkpoint; each epoch's end does.")
 
 
 class Score(_Settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -173,15 +174,26 @@ def encoding(spec: Spec, known: dict[Part, Known], chunk: Chunk) -> Encoding:
     return learn(spec, {part: each.rows for part, each in known.items()}, [chunk])
 
 
+@pytest.fixture(scope="session")
+def plan_in(spec: Spec, encoding: Encoding, examples: pa.Table, known: dict[Part, Known]) -> Callable[[Path], Plan]:
+    """Makes a training plan in a folder, with two files of examples of unlike size."""
+
+    def write(folder: Path) -> Plan:
+        files = {EXAMPLES: [str(folder / name) for name in ("a.parquet", "b.parquet")]}
+        own = examples.select(
+            [name for name in examples.column_names if not name.startswith(("user_", "product_")) or name in KEYS]
+        )
+        pq.write_table(own.slice(0, 1000), files[EXAMPLES][0], row_group_size=300)
+        pq.write_table(own.slice(1000), files[EXAMPLES][1])
+        for part, each in known.items():
+            files[TABLES[part]] = [str(folder / f"{part}.parquet")]
+            pq.write_table(each.rows, files[TABLES[part]][0])
+        encoding.save(folder / "encoding.json")
+        return Plan(files, "shop", spec, Train(launcher="local", epochs=1, batch_size=256), folder)
+
+    return write
+
+
 @pytest.fixture
-def plan(tmp_path: Path, spec: Spec, encoding: Encoding, examples: pa.Table, known: dict[Part, Known]) -> Plan:
-    """A training plan with two files of examples of unlike size."""
-    files = {EXAMPLES: [str(tmp_path / name) for name in ("a.parquet", "b.parquet")]}
-    own = examples.select([name for name in examples.column_names if not name.startswith(("user_", "product_")) or name in KEYS])
-    pq.write_table(own.slice(0, 1000), files[EXAMPLES][0], row_group_size=300)
-    pq.write_table(own.slice(1000), files[EXAMPLES][1])
-    for part, each in known.items():
-        files[TABLES[part]] = [str(tmp_path / f"{part}.parquet")]
-        pq.write_table(each.rows, files[TABLES[part]][0])
-    encoding.save(tmp_path / "encoding.json")
-    return Plan(files, "shop", spec, Train(launcher="local", epochs=1, batch_size=256), tmp_path)
+def plan(tmp_path: Path, plan_in: Callable[[Path], Plan]) -> Plan:
+    return plan_in(tmp_path)

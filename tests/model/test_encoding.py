@@ -49,3 +49,10 @@ def test_no_past_is_all_zero(spec: Spec, encoding: Encoding, examples: pa.Table)
     bought = examples["pair_baskets"].is_valid().to_numpy()
     assert (numbers[bought, 0] == 1).all()
     assert not numbers[~bought].any()
+
+
+def test_arrays_of_another_length_are_refused(spec: Spec, encoding: Encoding, products: pa.Table) -> None:
+    longer = pa.array([[1.0, 2, 3, 4], None], pa.list_(pa.float32()))
+    columns = {name: products[name].slice(0, 2) for name in ("product_id", "type", "baskets")} | {"weeks": longer}
+    with pytest.raises(ModelError, match="4 in product.weeks, and length: 3"):
+        encode(spec, encoding, "product", columns, 2)

@@ -56,3 +56,17 @@ def test_a_feature_without_a_column_is_named(spec: Spec) -> None:
     data["features"] = [{key: value for key, value in feature.items() if value is not None} for feature in data["features"]]
     with pytest.raises(ModelError, match=r"age \(from: user.age\), pair_gap \(from: pair.product_id\)"):
         check_columns(Spec.model_validate(data))
+
+
+def test_a_column_of_another_type_is_named(spec: Spec) -> None:
+    data = spec.model_dump(mode="json", by_alias=True)
+    moved = {"user.baskets": "user.age_band", "product.weeks": "product.baskets"}
+    data["features"] = [
+        {key: moved.get(value, value) if key == "from" else value for key, value in feature.items()}
+        for feature in data["features"]
+    ]
+    with pytest.raises(ModelError) as error:
+        check_columns(Spec.model_validate(data), "wares_shop@3")
+    assert error.value.wrong.startswith("wares_shop@3 names columns")
+    assert "user_baskets (from: user.age_band, which is string and cannot be numeric)" in error.value.found
+    assert "weeks (from: product.baskets, which is int and cannot be vector)" in error.value.found

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,12 +22,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
-from wares.errors import ModelError
+from wares.errors import ModelError, RankError
+from wares.model import registry
 from wares.model.encoding import Arrays, Encoding, encode_part, encode_parts
 from wares.model.launcher import launch
+from wares.model.network import build_network
 from wares.model.plan import LAST, MEASURED, Plan
 from wares.model.reader import EXAMPLES, Batches, Known, read_known, read_split
+from wares.model.scorer import Catalogue, Scorer
 from wares.model.spec import Part, Spec
+from wares.model.worker import finite_weights
+from wares.settings import Settings
 
 
 def with_settings(plan: Plan, **settings: object) -> Plan:
@@ -50,7 +60,7 @@ def test_an_epoch_has_each_row_once(
     right = _sorted(encoded_whole, encoded_whole)
     for batches in (whole, pieces):
         assert batches.rows == len(right)
-        found = list(batches.epoch(64, np.random.default_rng(1)))
+        found = [batch() for batch in batches.epoch(64, np.random.default_rng(1))]
         assert np.array_equal(
             _sorted({name: np.concatenate([batch[name] for batch in found]) for name in found[0]}, encoded_whole), right
         )
@@ -68,35 +78,118 @@ def test_each_launcher_trains(
 ) -> None:
     # Batches of 100 end short at different steps on the two ranks, whose files differ in size.
     launch(with_settings(plan, launcher=launcher, batch_size=100), spark)
-    _has_trained(plan, 2, capfd.readouterr().out)
-
-
-def _has_trained(plan: Plan, ranks: int, said: str) -> None:
+    said = capfd.readouterr().out
     assert np.isfinite(_weights(plan.folder / LAST)).all()
-    assert f"{ranks} ranks" in said
+    assert "2 ranks" in said
     assert "epoch 1/1: loss" in said
 
 
-def test_one_process_trains_and_measured_weights_have_not_seen_the_validation_days(
-    plan: Plan, spark: SparkSession, capfd: pytest.CaptureFixture[str]
-) -> None:
-    launch(with_settings(plan, batch_size=100), spark)
-    _has_trained(plan, 1, capfd.readouterr().out)
-    before = {name: _weights(plan.folder / name) for name in (MEASURED, LAST)}
+@pytest.fixture(scope="module")
+def undisturbed(spark: SparkSession, plan_in: Callable[[Path], Plan], tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """What one process has trained: 144 steps in each of two epochs, and 36 on the validation days."""
+    plan = one_process(plan_in(tmp_path_factory.mktemp("undisturbed")))
+    launch(plan, spark)
+    return plan
+
+
+def one_process(plan: Plan) -> Plan:
+    return with_settings(plan, epochs=2, batch_size=20, checkpoint_minutes=0)
+
+
+def test_measured_weights_have_not_seen_the_validation_days(plan: Plan, spark: SparkSession, undisturbed: Plan) -> None:
     for file in plan.files[EXAMPLES]:
         rows = pq.read_table(file)
         held_out = pc.equal(rows["split"], "validation")
         turned = pc.if_else(held_out, pc.subtract(1.0, rows["label"]), rows["label"])
         pq.write_table(rows.set_column(rows.schema.get_field_index("label"), "label", turned), file, row_group_size=300)
-    launch(with_settings(plan, batch_size=100), spark)
-    assert np.array_equal(_weights(plan.folder / MEASURED), before[MEASURED])
-    assert not np.allclose(_weights(plan.folder / LAST), before[LAST], atol=1e-3)
+    launch(one_process(plan), spark)
+    assert np.array_equal(_weights(plan.folder / MEASURED), _weights(undisturbed.folder / MEASURED))
+    assert not np.allclose(_weights(plan.folder / LAST), _weights(undisturbed.folder / LAST), atol=1e-3)
 
 
 def _weights(path: Path) -> np.ndarray:
     """All weights in a file, one after the other."""
     with np.load(path) as weights:
         return np.concatenate([weights[name].ravel() for name in weights.files])
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(
+    plan: Plan, spark: SparkSession, undisturbed: Plan, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan = dataclasses.replace(one_process(plan), checkpoint=str(plan.folder / "lake" / "checkpoint.npz"))
+    for steps in (150, 290):  # within the second epoch, and on the validation days
+        threading.Thread(target=_kill_at, args=(plan, steps), daemon=True).start()
+        with pytest.raises(RankError, match="goes on from the last checkpoint"):
+            launch(plan, spark)
+    launch(plan, spark)
+    said = capfd.readouterr().out
+    assert [int(steps) // 144 for steps in re.findall(r"checkpoint: (\d+) of 324 steps", said)] == [1, 2]
+    assert "1 ranks" in said
+    for name in (MEASURED, LAST):
+        assert np.isfinite(_weights(plan.folder / name)).all()
+        assert np.array_equal(_weights(plan.folder / name), _weights(undisturbed.folder / name))
+
+
+def _kill_at(plan: Plan, steps: int) -> None:
+    """Kill the one rank of a plan once its checkpoint is that of so many steps."""
+    while not Path(plan.checkpoint or "").exists() or _steps_done(plan) < steps:
+        time.sleep(0.01)
+    os.kill(_ranks(plan.folder)[0], signal.SIGKILL)
+
+
+def _steps_done(plan: Plan) -> int:
+    with np.load(plan.checkpoint) as stored:
+        return int(json.loads(str(stored["told"]))["steps"])
+
+
+def test_weights_that_are_no_numbers_are_not_kept(spec: Spec, encoding: Encoding) -> None:
+    model = build_network(spec, encoding, 3)
+    assert set(finite_weights(model)) == {variable.path for variable in model.variables}
+    model.get_layer("second").bias.assign(np.full(8, np.nan))
+    with pytest.raises(ModelError, match="second/bias"):
+        finite_weights(model)
+
+
+PREDICT = """
+import sys, mlflow, pandas
+uri, rows, scores = sys.argv[1:]
+mlflow.set_tracking_uri(uri)
+mlflow.pyfunc.load_model("models:/wares_shop/1").predict(pandas.read_parquet(rows)).to_parquet(scores)
+"""
+
+
+def test_another_process_gets_the_scores_of_batch_scoring_from_the_registry_alone(
+    undisturbed: Plan, users: pa.Table, products: pa.Table, examples: pa.Table, tmp_path: Path
+) -> None:
+    (undisturbed.folder / "spec.json").write_text(undisturbed.spec.model_dump_json(by_alias=True), encoding="utf-8")
+    settings = Settings.model_validate({"lake": {"root": str(tmp_path)}})
+    client = registry.connect(settings)
+    with registry.run(client, settings, "shop") as run_id:
+        registry.register(client, run_id, undisturbed, "abc")
+    keys = {"source", "moment", "split", "label", "weight", "user_id"}
+    rows = examples.select([name for name in examples.column_names if name not in keys])
+    whole = pa.schema([field.with_type(pa.int32()) if field.type == pa.int64() else field for field in rows.schema])
+    pq.write_table(rows.cast(whole), tmp_path / "rows.parquet")  # as in the feature tables
+    command = [sys.executable, "-c", PREDICT, f"sqlite:///{tmp_path}/mlflow.db", "rows.parquet", "scores.parquet"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    network = registry.read_network(undisturbed.folder)
+    scorer = Scorer(network, Catalogue(network, products))
+    found = pq.read_table(tmp_path / "scores.parquet")["probability"].to_numpy().reshape(users.num_rows, products.num_rows)
+    names = {name: place for place, name in enumerate(products["product_id"].to_pylist())}
+    order = [names[name] for name in scorer.catalogue.ids.to_pylist()]
+    for scored in scorer.score(users):
+        assert np.allclose(found[scored.row][order], 1 / (1 + np.exp(-scored.logits)), atol=1e-5)
+
+
+def test_what_watches_a_training_can_end_it(plan: Plan, spark: SparkSession) -> None:
+    def enough() -> None:
+        raise InterruptedError("enough")
+
+    with pytest.raises(InterruptedError, match="enough"):
+        launch(with_settings(plan, epochs=1000), spark, enough)
+    assert _ranks(plan.folder) == []
 
 
 def test_infinite_values_give_one_clear_error(plan: Plan, spark: SparkSession) -> None:
@@ -127,7 +220,7 @@ def test_a_dead_rank_ends_the_others(plan: Plan, spark: SparkSession) -> None:
                 killed.append(ranks[1])
 
     threading.Thread(target=kill_one, daemon=True).start()
-    with pytest.raises(ModelError, match="A training rank died"):
+    with pytest.raises(RankError, match="A training rank died"):
         launch(with_settings(plan, launcher="horovodrun", epochs=1000), spark)
     assert killed
     time.sleep(1)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wares.errors import ModelError
 from wares.model.spec import PARTS, Categorical, Numeric, Part, Sequence, Spec, Vector
 
 NONE, OTHER = 0, 1
@@ -210,11 +211,22 @@ def _sequence(feature: Sequence, column: pa.ChunkedArray | pa.Array, vocabulary:
 
 
 def _scaled(feature: Numeric | Vector, column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """The numbers of a feature after its scale, float64 [rows, length]; NaN for null."""
+    """The numbers of a feature after its scale, float64 [rows, length]; NaN for null.
+
+    Raises:
+        ModelError: A vector's arrays are not as long as the feature spec says.
+    """
     values = _flat(column)
     if isinstance(feature, Vector):
+        lengths = pc.unique(pc.list_value_length(values).drop_null()).to_pylist()
+        if lengths not in ([], [feature.length]):
+            raise ModelError(
+                f"The arrays of the feature {feature.name} are not as long as the feature spec says.",
+                found=f"{', '.join(map(str, lengths))} in {feature.origin}, and length: {feature.length}",
+                do="mend `length` in the feature spec; a model that was trained for another length must be trained anew",
+            )
         numbers = np.full((len(values), feature.length), np.nan)
-        whole = pc.equal(pc.list_value_length(values), feature.length).fill_null(False).to_numpy(zero_copy_only=False)
+        whole = values.is_valid().to_numpy(zero_copy_only=False)
         flat = values.filter(pa.array(whole)).flatten()
         numbers[whole] = flat.cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(-1, feature.length)
     else:

@@ -10,35 +10,42 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pyspark import BarrierTaskContext, InheritableThread
 from pyspark.sql import SparkSession
 
-from wares.errors import ModelError
+from wares.errors import ModelError, RankError
 from wares.model.plan import PROGRESS, Plan
 
 LIB = Path(__file__).resolve().parents[2]
 LINES_KEPT = 60
 
 
-def launch(plan: Plan, spark: SparkSession) -> None:
+Watch = Callable[[], None]
+
+
+def launch(plan: Plan, spark: SparkSession, watch: Watch | None = None) -> None:
     """Run all ranks to their end, printing their progress.
 
+    Args:
+        watch: Called after each line of progress; what it raises ends the ranks, and is raised on.
+
     Raises:
-        ModelError: A rank refused to go on, or died; the others have been ended.
+        ModelError: A rank refused to go on; the others have been ended.
+        RankError: A rank died; the others have been ended.
     """
     path = str(plan.save())
     worker = [sys.executable, "-m", "wares.model.worker", path]
     ranks = str(plan.train.ranks)
     if plan.train.launcher == "local":
-        _run(plan, worker)
+        _run(plan, worker, watch)
     elif plan.train.launcher == "horovodrun":
         horovodrun = str(Path(sys.executable).with_name("horovodrun"))
-        _run(plan, [sys.executable, horovodrun, "-np", ranks, "-H", f"localhost:{ranks}", "--gloo", *worker])
+        _run(plan, [sys.executable, horovodrun, "-np", ranks, "-H", f"localhost:{ranks}", "--gloo", *worker], watch)
     else:
-        _run_on_spark(plan, spark)
+        _run_on_spark(plan, spark, watch)
 
 
 def environment() -> dict[str, str]:
@@ -54,7 +61,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, **mine}
 
 
-def _run(plan: Plan, command: list[str]) -> None:
+def _run(plan: Plan, command: list[str], watch: Watch | None) -> None:
     process = subprocess.Popen(
         command,
         env=environment(),
@@ -65,7 +72,7 @@ def _run(plan: Plan, command: list[str]) -> None:
         start_new_session=True,
     )
     try:
-        kept = show(process.stdout or [])
+        kept = show(process.stdout or [], watch)
         status = process.wait()
     finally:
         _end(process)
@@ -84,13 +91,15 @@ def _end(process: subprocess.Popen[str]) -> None:
                 continue
 
 
-def show(lines: Iterable[str]) -> list[str]:
-    """Print the progress among the lines as they come; return the last of the others."""
+def show(lines: Iterable[str], watch: Watch | None = None) -> list[str]:
+    """Print the progress among the lines as they come, and call `watch` after each; return the last of the others."""
     kept: deque[str] = deque(maxlen=LINES_KEPT)
     for line in lines:
         before, progress, text = line.rstrip().partition(PROGRESS)
         if progress:
             print(f"  {text}", flush=True)
+            if watch:
+                watch()
         elif before:
             kept.append(before)
     return list(kept)
@@ -101,14 +110,15 @@ def failure(folder: Path, kept: list[str], end: str) -> ModelError:
     for file in sorted(folder.glob("error-*.json")):
         return ModelError(**json.loads(file.read_text(encoding="utf-8")))
     said = [line for line in kept if "Error" in line or "error" in line] or kept
-    return ModelError(
+    return RankError(
         "A training rank died.",
         found=f"{end}; {said[0] if said else 'it said nothing'}",
-        do="if memory ran short (exit status -9 or 137), train with fewer ranks (train.ranks)",
+        do="run the job again, it goes on from the last checkpoint; if memory ran short (exit status -9 or 137), train with "
+        "fewer ranks (train.ranks)",
     )
 
 
-def _run_on_spark(plan: Plan, spark: SparkSession) -> None:
+def _run_on_spark(plan: Plan, spark: SparkSession, watch: Watch | None) -> None:
     """One rank in each of as many task slots, started together as a barrier stage; all hosts must see the plan's folder.
 
     Horovod 0.28's own Spark launcher is older than Spark 4 and did not come up on it, so the tasks find each other here.
@@ -127,6 +137,7 @@ def _run_on_spark(plan: Plan, spark: SparkSession) -> None:
     errors: list[Exception] = []
 
     def work() -> None:
+        context.setJobGroup(str(plan.folder), "the ranks of a training", interruptOnCancel=True)
         try:
             ranks.mapPartitions(functools.partial(_rank_in_slot, str(plan.folder))).collect()
         except Exception as error:  # Spark raises many kinds; the ranks have written down what matters.
@@ -134,10 +145,13 @@ def _run_on_spark(plan: Plan, spark: SparkSession) -> None:
 
     stage = InheritableThread(target=work)
     stage.start()
-    with progress.open(encoding="utf-8") as lines:
-        while stage.is_alive():
-            stage.join(0.5)
-            show(lines)
+    try:
+        with progress.open(encoding="utf-8") as lines:
+            while stage.is_alive():
+                stage.join(0.5)
+                show(lines, watch)
+    finally:
+        context.cancelJobGroup(str(plan.folder))  # harmless if the stage has ended
     if errors:
         kept = [
             line

@@ -15,6 +15,9 @@ PROGRESS = "[wares] "
 MEASURED, LAST = "measured.npz", "weights.npz"
 """The weights that have not seen the validation days, by which models are compared, and those that have, which score users."""
 
+EPOCHS = "epochs.json"
+"""What was measured after each epoch so far."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -26,6 +29,7 @@ class Plan:
         spec: The feature spec.
         train: The settings.
         folder: Where `encoding.json` lies, and where rank 0 leaves `model.keras`, `weights.npz`, `measured.npz`, `epochs.json`.
+        checkpoint: Path or URI of the file from which training goes on if it was killed; None for training that keeps none.
     """
 
     files: dict[str, list[str]]
@@ -33,6 +37,7 @@ class Plan:
     spec: Spec
     train: Train
     folder: Path
+    checkpoint: str | None = None
 
     def save(self) -> Path:
         path = self.folder / "plan.json"
@@ -41,6 +46,7 @@ class Plan:
             "source": self.source,
             "spec": self.spec.model_dump(mode="json", by_alias=True),
             "train": self.train.model_dump(),
+            "checkpoint": self.checkpoint,
         }
         path.write_text(json.dumps(plan), encoding="utf-8")
         return path
@@ -48,6 +54,5 @@ class Plan:
     @staticmethod
     def load(path: Path) -> Plan:
         plan = json.loads(path.read_text(encoding="utf-8"))
-        return Plan(
-            plan["files"], plan["source"], Spec.model_validate(plan["spec"]), Train.model_validate(plan["train"]), path.parent
-        )
+        spec, train = Spec.model_validate(plan["spec"]), Train.model_validate(plan["train"])
+        return Plan(plan["files"], plan["source"], spec, train, path.parent, plan["checkpoint"])

@@ -7,6 +7,7 @@ gold.product_features, once for each moment. It is encoded once, and joined to t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -135,20 +136,24 @@ class Batches:
             self.rows += len(buffer["label"])
             self._kept = buffer if number == 0 else None
 
-    def epoch(self, size: int, random: np.random.Generator | None = None) -> Iterator[Arrays]:
+    def epoch(self, size: int, random: np.random.Generator | None = None) -> Iterator[Callable[[], Arrays]]:
         """Yield each row once, `size` rows at a time (the last batch of a buffer may be smaller), shuffled by `random`.
 
-        Each batch has the network's inputs, and `label` and `weight`, float32 [rows].
+        Each batch comes as a function that makes it, so that batches that a resumed training skips cost nothing. It has the
+        network's inputs, and `label` and `weight`, float32 [rows].
         """
         for buffer in [self._kept] if self._kept is not None else self._buffers():
             rows = len(buffer["label"])
             order = random.permutation(rows) if random else np.arange(rows)
             for start in range(0, rows, size):
-                batch = {name: array[order[start : start + size]] for name, array in buffer.items()}
-                for part, arrays in self._known.items():
-                    found = batch.pop(part)
-                    batch |= {name: array[found] for name, array in arrays.items()}
-                yield batch
+                yield partial(self._batch, buffer, order[start : start + size])
+
+    def _batch(self, buffer: Arrays, rows: np.ndarray) -> Arrays:
+        batch = {name: array[rows] for name, array in buffer.items()}
+        for part, arrays in self._known.items():
+            found = batch.pop(part)
+            batch |= {name: array[found] for name, array in arrays.items()}
+        return batch
 
     def _buffers(self) -> Iterator[Arrays]:
         pieces: list[Arrays] = []
@@ -170,6 +175,11 @@ def _joined(pieces: list[Arrays]) -> Arrays:
     return {name: np.concatenate([piece.pop(name) for piece in pieces]) for name in list(pieces[0])}
 
 
+def place(file: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a path or URI, and the path there."""
+    return fs.FileSystem.from_uri(file) if ":/" in file else (fs.LocalFileSystem(), file)
+
+
 def _open(file: str) -> pa.NativeFile:
-    filesystem, path = fs.FileSystem.from_uri(file) if ":/" in file else (fs.LocalFileSystem(), file)
+    filesystem, path = place(file)
     return filesystem.open_input_file(path)

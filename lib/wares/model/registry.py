@@ -18,17 +18,16 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 from mlflow.entities import Metric, Param
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import infer_signature
+from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
+from mlflow.types.schema import Array, ColSpec, Schema
 
 from wares.errors import ModelError
 from wares.model.encoding import Encoding
-from wares.model.plan import LAST, Plan
+from wares.model.plan import EPOCHS, LAST, Plan
 from wares.model.scorer import Network
 from wares.model.spec import Spec
 from wares.settings import Settings
@@ -36,6 +35,9 @@ from wares.settings import Settings
 CHAMPION = "champion"
 FILES = "wide_deep"
 """The artifact folder that holds a trained network: encoding.json, spec.json, weights.npz, measured.npz, model.keras."""
+
+COLUMNS = {"categorical": "string", "numeric": "double", "vector": Array("double"), "sequence": Array("string")}
+"""The type of each kind of feature in a registered model's signature."""
 
 for noisy in ("mlflow", "alembic"):
     logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -141,7 +143,7 @@ def log(
     now = int(time.time() * 1000)
     series = [
         Metric(f"train.{name}", value, now, epoch)
-        for epoch, measured in enumerate(json.loads((plan.folder / "epochs.json").read_text(encoding="utf-8")), 1)
+        for epoch, measured in enumerate(json.loads((plan.folder / EPOCHS).read_text(encoding="utf-8")), 1)
         for name, value in measured.items()
     ]
     client.log_batch(
@@ -154,19 +156,27 @@ def log(
     client.log_artifacts(run_id, str(plan.folder), FILES)
 
 
-def register(client: MlflowClient, source: str, run_id: str, folder: Path, example: pa.Table, fingerprint: str) -> ModelVersion:
-    """Log the network in `folder` as a pyfunc model with its signature, and register it as a new version."""
-    signature = infer_signature(example.to_pandas(), pd.DataFrame({"probability": np.zeros(1, np.float32)}))
+def register(client: MlflowClient, run_id: str, plan: Plan, fingerprint: str) -> ModelVersion:
+    """Log the network in the plan's folder as a pyfunc model with its signature, and register it as a new version."""
     logged = mlflow.pyfunc.log_model(
         name="model",
         python_model=str(Path(__file__).with_name("served.py")),
-        artifacts={FILES: str(folder)},
-        signature=signature,
+        artifacts={FILES: str(plan.folder)},
+        signature=signature_of(plan.spec),
         code_paths=[str(Path(__file__).resolve().parents[1])],
         # Stated, since finding out would load the model in another process.
         pip_requirements=["tensorflow-cpu", "keras", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "pyspark"],
     )
-    name = model_name(source)
+    name = model_name(plan.source)
     with suppress(MlflowException):  # it is there already
-        client.create_registered_model(name, description=f"Wide & deep ranking of the products of {source}.")
+        client.create_registered_model(name, description=f"Wide & deep ranking of the products of {plan.source}.")
     return client.create_model_version(name, logged.model_uri, run_id, tags={"fingerprint": fingerprint})
+
+
+def signature_of(spec: Spec) -> ModelSignature:
+    """The columns that a registered model takes, each of which may be null: most pairs of user and product have no past.
+
+    Numbers are doubles whatever they are in the tables, since pandas has no whole numbers that may be null.
+    """
+    columns = {feature.column: ColSpec(COLUMNS[feature.kind], feature.column, required=False) for feature in spec.stored}
+    return ModelSignature(Schema([*columns.values()]), Schema([ColSpec("float", "probability")]))

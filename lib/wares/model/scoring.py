@@ -14,6 +14,7 @@ from wares.errors import ModelError
 from wares.lake.store import Given, Outcome, Store
 from wares.model import registry
 from wares.model.scorer import Catalogue, Network, Scorer, top
+from wares.model.training import check_columns
 from wares.settings import Score
 from wares.tables.gold.recommendations import TABLE
 
@@ -27,7 +28,7 @@ def score(store: Store) -> Outcome:
     """Refresh gold.recommendations for every source that has a champion; nothing is done if nothing has changed.
 
     Raises:
-        ModelError: No source has a champion.
+        ModelError: No source has a champion, or one needs features that the tables no longer have.
     """
     client = registry.connect(store.settings)
     sources = sorted(row["source"] for row in store.read("gold.moments").select("source").distinct().collect())
@@ -42,6 +43,8 @@ def score(store: Store) -> Outcome:
         source: Model(f"{version.name}@{version.version}", registry.load_network(version), _offered(store, source))
         for source, version in champions.items()
     }
+    for model in models.values():
+        check_columns(model.network.spec, model.version)
     settings = store.settings.score
     # Runs too: a registry that was made anew numbers its versions from 1 again.
     runs = [f"{models[source].version} {version.run_id}" for source, version in champions.items()]

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from wares.errors import ModelError
 from wares.lake.store import Store
-from wares.model.encoding import Chunk, learn
+from wares.model.checkpoints import checkpoint_file, remove_checkpoints
+from wares.model.encoding import learn
 from wares.model.evaluation import Report, evaluate, flat, table, with_truth
 from wares.model.launcher import launch
 from wares.model.plan import LAST, MEASURED, Plan
-from wares.model.reader import EXAMPLES, TABLES, Known, read_known, read_split
+from wares.model.reader import EXAMPLES, TABLES, read_known, read_split
 from wares.model.scorer import Network
-from wares.model.spec import Part, Spec, load_spec
+from wares.model.spec import Spec, load_spec
 from wares.tables.gold.examples import FEATURES
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ READ = (
     "gold.affinities",
 )
 """The tables that a run reads; their versions are pinned when it begins."""
-EXAMPLE_ROWS = 5
-"""How many rows show others what the registered model takes."""
+NUMBER = r"(tiny|small|big)?int|float|double|decimal\(.*\)|boolean"
+TYPES = {"categorical": "string", "numeric": NUMBER, "vector": f"array<({NUMBER})>", "sequence": "array<string>"}
+"""Of each kind of feature the types of the columns that it can be made of."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def train(store: Store, source: str) -> TrainOutcome:
 
     Raises:
         SettingsError: The feature spec does not fit.
-        ModelError: There is nothing to learn from, or a rank failed.
+        ModelError: There is nothing to learn from, or a rank failed. After a `RankError` the next run goes on from the last
+            checkpoint.
     """
     # MLflow takes seconds to import, and only this needs it.
     from wares.model import registry
@@ -80,7 +83,7 @@ def train(store: Store, source: str) -> TrainOutcome:
     check_columns(spec)
     versions = pinned(store)
     client = registry.connect(store.settings)
-    fingerprint = _fingerprint(source, spec, store)
+    fingerprint = fingerprint_of(source, spec, store)
     found = registry.with_fingerprint(client, source, fingerprint)
     if found is not None:
         metrics = {
@@ -99,8 +102,9 @@ def train(store: Store, source: str) -> TrainOutcome:
             time.monotonic() - started,
         )
     with tempfile.TemporaryDirectory(prefix="wares-train-") as folder, registry.run(client, store.settings, source) as run_id:
-        plan = Plan(files(store, versions), source, spec, store.settings.train, Path(folder))
-        example = fit(plan, store.spark)
+        checkpoint = checkpoint_file(store.settings, source, fingerprint)
+        plan = Plan(files(store, versions), source, spec, store.settings.train, Path(folder), checkpoint)
+        fit(plan, store.spark)
         print("  evaluating on the validation and the test days", flush=True)
         reports = {}
         for role, weights, other in (("validation", MEASURED, _champion(client, source)), ("test", LAST, None)):
@@ -109,7 +113,8 @@ def train(store: Store, source: str) -> TrainOutcome:
         print(table(reports["test"]), flush=True)
         metrics = {name: value for role, report in reports.items() for name, value in flat(report, role).items()}
         registry.log(client, run_id, plan, store.settings, versions, metrics, reports, store.run_id)
-        version = registry.register(client, source, run_id, plan.folder, example, fingerprint)
+        version = registry.register(client, run_id, plan, fingerprint)
+        remove_checkpoints(store.settings, source)
         better = is_better(reports["validation"])
         if better:
             client.set_registered_model_alias(registry.model_name(source), registry.CHAMPION, version.version)
@@ -130,32 +135,43 @@ def files(store: Store, versions: dict[str, int]) -> dict[str, list[str]]:
     return {name: store.files(name, versions[name]) for name in (EXAMPLES, *TABLES.values())}
 
 
-def fit(plan: Plan, spark: SparkSession) -> pa.Table:
-    """Train a network and leave it in the plan's folder; returns a few rows of its features as an example.
+def fit(plan: Plan, spark: SparkSession, watch: Callable[[], None] | None = None) -> None:
+    """Train a network and leave it in the plan's folder.
+
+    Args:
+        watch: As in `launch`.
 
     Raises:
         ModelError: There is nothing to learn from, or a rank failed.
     """
-    example = _prepare(plan)
-    launch(plan, spark)
-    return example
+    _prepare(plan)
+    launch(plan, spark, watch)
 
 
-def check_columns(spec: Spec) -> None:
-    """Make sure that each feature's column is in its part's feature table.
+def check_columns(spec: Spec, model: str | None = None) -> None:
+    """Make sure that each feature's column is in its part's feature table, with a type that its kind can encode.
+
+    Args:
+        model: The registered model whose spec it is; None for the spec of the settings.
 
     Raises:
-        ModelError: A column is missing; all that are missing are named.
+        ModelError: A column is missing, or is of another type; all such are named.
     """
-    there = {part: {column.name for column in columns} for part, columns in FEATURES.items()}
-    missing = [
-        f"{feature.name} (from: {feature.origin})" for feature in spec.stored if feature.source_column not in there[feature.part]
-    ]
-    if missing:
+    there = {part: {column.name: column.type for column in columns} for part, columns in FEATURES.items()}
+    wrong = []
+    for feature in spec.stored:
+        found = there[feature.part].get(feature.source_column)
+        if found is None:
+            wrong.append(f"{feature.name} (from: {feature.origin})")
+        elif not re.fullmatch(TYPES[feature.kind], found):
+            wrong.append(f"{feature.name} (from: {feature.origin}, which is {found} and cannot be {feature.kind})")
+    if wrong:
         raise ModelError(
-            "The feature spec names columns that the feature tables do not have.",
-            found=", ".join(missing),
-            do="mend `from` in the feature spec, or add the column to the feature table",
+            f"{model or 'The feature spec'} names columns that the feature tables do not have, or not in a type that fits.",
+            found=", ".join(wrong),
+            do="run jobs/train.py, whose model takes its place"
+            if model
+            else "mend `from` or `kind` in the feature spec, or add the column to the feature table",
         )
 
 
@@ -166,51 +182,32 @@ def _version(store: Store, name: str) -> int:
     return version
 
 
-def _fingerprint(source: str, spec: Spec, store: Store) -> str:
+def fingerprint_of(source: str, spec: Spec, store: Store) -> str:
     """Names all that a training run depends on."""
     states = [store.lake.state(name) for name in (EXAMPLES, *TABLES.values())]
-    told = [source, states, spec.model_dump(mode="json"), store.settings.train.model_dump(), store.location(EXAMPLES)]
+    train = store.settings.train.model_dump(exclude={"checkpoint_minutes"})
+    told = [source, states, spec.model_dump(mode="json"), train, store.location(EXAMPLES)]
     return sha256(json.dumps(told).encode()).hexdigest()[:32]
 
 
-def _prepare(plan: Plan) -> pa.Table:
-    """Learn the encoding from the training rows and leave it in the plan's folder; returns a few rows as an example.
+def _prepare(plan: Plan) -> None:
+    """Learn the encoding from the training rows and leave it in the plan's folder.
 
     Raises:
-        ModelError: The source has no training rows.
+        ModelError: The source has no training rows, or a feature's arrays are not as long as the spec says.
     """
     known = read_known(plan.files, plan.spec, plan.source)
-    examples: list[pa.Table] = []
-
-    def remembered() -> Iterator[Chunk]:
-        for chunk in read_split(plan.files, plan.spec, known, plan.source, "train"):
-            if not examples:
-                examples.append(_side_by_side(plan.spec, known, chunk))
-            yield chunk
-
-    encoding = learn(plan.spec, {part: each.rows for part, each in known.items()}, remembered())
-    if not examples:
+    chunks = read_split(plan.files, plan.spec, known, plan.source, "train")
+    first = next(chunks, None)
+    if first is None:
         raise ModelError(
             f"There is nothing to train on for {plan.source}.",
             found="no training rows in gold.examples",
             do="the source needs purchases of known users on at least four days",
         )
+    encoding = learn(plan.spec, {part: each.rows for part, each in known.items()}, chain([first], chunks))
     encoding.save(plan.folder / "encoding.json")
     (plan.folder / "spec.json").write_text(plan.spec.model_dump_json(by_alias=True), encoding="utf-8")
-    return examples[0]
-
-
-def _side_by_side(spec: Spec, known: Mapping[Part, Known], chunk: Chunk) -> pa.Table:
-    """The features of the chunk's first rows, under the names that the registered model takes them by."""
-    first = np.arange(min(EXAMPLE_ROWS, chunk.rows.num_rows))
-    rows = {part: known[part].rows.take(pa.array(chunk.places[part][first])) for part in known}
-    own = chunk.rows.take(pa.array(first))  # a copy: a slice would keep the whole chunk
-    return pa.table(
-        {
-            feature.column: rows[feature.part][feature.source_column] if feature.part in rows else own[feature.column]
-            for feature in spec.stored
-        }
-    )
 
 
 def measure(

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,9 +22,10 @@ import numpy as np
 import tensorflow as tf
 
 from wares.errors import ModelError
+from wares.model.checkpoints import Checkpoints, Progress
 from wares.model.encoding import Arrays, Encoding, encode_part
 from wares.model.network import build_network, is_wide
-from wares.model.plan import LAST, MEASURED, PROGRESS, Plan
+from wares.model.plan import EPOCHS, LAST, MEASURED, PROGRESS, Plan
 from wares.model.reader import Batches, read_known, read_split
 from wares.settings import Train
 
@@ -62,8 +63,11 @@ def train(plan: Plan) -> None:
     All ranks begin with rank 0's weights, average their gradients in each step, and take the same number of steps. Rank 0
     leaves the weights that have not seen the validation days in `measured.npz`, and the last ones in `weights.npz`.
 
+    Where rank 0 finds a checkpoint, all go on from there: each draws the batches of all steps that were taken, without making
+    them, and so comes to the batch that was next.
+
     Raises:
-        ModelError: A rank has no rows, or the loss is no number.
+        ModelError: A rank has no rows, or the loss or a weight is no number.
     """
     encoding = Encoding.load(plan.folder / "encoding.json")
     rank, ranks, settings = hvd.rank(), hvd.size(), plan.train
@@ -81,69 +85,109 @@ def train(plan: Plan) -> None:
             do="train with fewer ranks (train.ranks), or on a source with a longer history",
         )
     steps, more = (math.ceil(max(found) / settings.batch_size) if min(found) else 0 for found in (rows, newest))
+    before = steps * settings.epochs
     model = build_network(plan.spec, encoding, settings.seed)
-    optimizers = ftrl_and_adam(model, settings, steps * settings.epochs, more)
+    optimizers = ftrl_and_adam(model, settings, before, more)
     step = training_step(model, optimizers)
-    hvd.broadcast_variables([variable.value for variable in model.variables], root_rank=0)
+    state = [*model.variables, *(variable for optimizer, _ in optimizers for variable in optimizer.variables)]
+    checkpoints = Checkpoints(plan.checkpoint if rank == 0 else None, settings.checkpoint_minutes, state, [rows, newest])
+    progress = checkpoints.restore()
+    hvd.broadcast_variables([variable.value for variable in state], root_rank=0)
+    progress.steps = int(hvd.broadcast(tf.constant(progress.steps), root_rank=0))
     if rank == 0:
         size = f"{ranks} ranks x {steps} steps x {settings.epochs} epochs, {model.count_params():,} weights"
         print(f"{PROGRESS}training on {sum(rows):,} examples: {size}", flush=True)
+        if progress.steps:
+            print(f"{PROGRESS}going on from a checkpoint: {progress.steps} of {before + more} steps are done", flush=True)
     random = np.random.default_rng((settings.seed, rank))
-    stream = _endless(batches, settings.batch_size, random)
-    epochs = []
-    for epoch in range(1, settings.epochs + 1):
-        start = time.perf_counter()
-        loss = _take_steps(step, stream, steps)
+    stream = chain(
+        islice(_endless(batches, settings.batch_size, random), before), _endless(held_out, settings.batch_size, random)
+    )
+    stream = islice(stream, progress.steps, None)
+    for epoch in range(progress.steps // steps + 1, settings.epochs + 1):
+        start, done = time.perf_counter(), progress.steps
+        loss = _take_steps(step, stream, progress, epoch * steps, checkpoints)
         seconds = time.perf_counter() - start
         if epoch == settings.epochs:
             _average(optimizers)
+            progress.measured = finite_weights(model)
         means = hvd.allreduce(tf.constant([loss, _mean_loss(model, held_out, settings.batch_size)])).numpy()
         measured = {
             "loss": float(means[0]),
             "validation_loss": float(means[1]),
-            "samples_per_second": steps * settings.batch_size * ranks / seconds,
+            "samples_per_second": (progress.steps - done) * settings.batch_size * ranks / seconds,
             "seconds": seconds,
         }
-        epochs.append(measured)
+        progress.epochs.append(measured)
         if rank == 0:
+            _write_epochs(plan, progress)
             print(
                 f"{PROGRESS}epoch {epoch}/{settings.epochs}: loss {means[0]:.4f}, validation {means[1]:.4f}, "
                 f"{measured['samples_per_second']:,.0f} samples/s, {seconds:.0f} s",
                 flush=True,
             )
-    if rank == 0:
-        _save_weights(model, plan.folder / MEASURED)
+        checkpoints.write(progress)
     if more:
         if rank == 0:
             print(f"{PROGRESS}training on the {sum(newest):,} examples of the validation days, too", flush=True)
-        _take_steps(step, _endless(held_out, settings.batch_size, random), more)
+        _take_steps(step, stream, progress, before + more, checkpoints)
         _average(optimizers)
     if rank == 0:
+        np.savez(plan.folder / MEASURED, **progress.measured)
+        np.savez(plan.folder / LAST, **finite_weights(model))
         model.save(plan.folder / "model.keras")
-        _save_weights(model, plan.folder / LAST)
-        (plan.folder / "epochs.json").write_text(json.dumps(epochs), encoding="utf-8")
+        _write_epochs(plan, progress)
 
 
-def _take_steps(step: Callable[[Arrays], tf.Tensor], stream: Iterator[Arrays], steps: int) -> float:
-    """Take so many steps; returns the mean loss.
+def _take_steps(
+    step: Callable[[Arrays], tf.Tensor],
+    stream: Iterator[Callable[[], Arrays]],
+    progress: Progress,
+    until: int,
+    checkpoints: Checkpoints,
+) -> float:
+    """Take steps until so many have been taken; returns the mean loss of those that were taken now.
 
     Raises:
         ModelError: The loss is no number.
     """
     losses = []
-    for number in range(steps):
-        losses.append(float(step(next(stream))))
+    while progress.steps < until:
+        losses.append(float(step(next(stream)())))
+        progress.steps += 1
         if not math.isfinite(losses[-1]):
             raise ModelError(
                 "The loss is no longer a number.",
-                found=f"{losses[-1]} in step {number + 1} of {steps}",
+                found=f"{losses[-1]} in step {progress.steps} of {until}",
                 do="lower train.learning_rate or train.ftrl_learning_rate, and look for infinite values in gold.examples",
             )
+        if progress.steps < until:  # what comes after the last one is not a step, and is not to be left out
+            checkpoints.write_if_due(progress)
     return float(np.mean(losses))
 
 
-def _save_weights(model: keras.Model, path: Path) -> None:
-    np.savez(path, **{variable.path: variable.numpy() for variable in model.variables})
+def _write_epochs(plan: Plan, progress: Progress) -> None:
+    """Leave what was measured so far, at once: who watches the training may read it at any time."""
+    beside = plan.folder / f"{EPOCHS}.new"
+    beside.write_text(json.dumps(progress.epochs), encoding="utf-8")
+    beside.replace(plan.folder / EPOCHS)
+
+
+def finite_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """The network's weights by the paths of its variables.
+
+    Raises:
+        ModelError: One is no number: the last step went wrong, whose loss nobody has seen.
+    """
+    weights = {variable.path: variable.numpy() for variable in model.variables}
+    broken = [path for path, weight in weights.items() if not np.isfinite(weight).all()]
+    if broken:
+        raise ModelError(
+            "Weights are no longer numbers.",
+            found=", ".join(broken),
+            do="lower train.learning_rate or train.ftrl_learning_rate, and look for infinite values in gold.examples",
+        )
+    return weights
 
 
 Optimizers = list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]
@@ -225,11 +269,11 @@ def _mean_loss(model: keras.Model, rows: Batches, size: int) -> float:
     def measure(batch: dict[str, tf.Tensor]) -> tf.Tensor:
         return sampled_loss(batch["label"], model(_inputs(batch)), batch["weight"])
 
-    losses = [float(measure({name: tf.constant(array) for name, array in batch.items()})) for batch in rows.epoch(size)]
+    losses = [float(measure({name: tf.constant(array) for name, array in batch().items()})) for batch in rows.epoch(size)]
     return float(np.mean(losses)) if losses else 0.0
 
 
-def _endless(batches: Batches, size: int, random: np.random.Generator) -> Iterator[Arrays]:
+def _endless(batches: Batches, size: int, random: np.random.Generator) -> Iterator[Callable[[], Arrays]]:
     """Epoch after epoch without an end, so that a rank with fewer rows takes as many steps as the others."""
     while True:
         yield from batches.epoch(size, random)
