@@ -76,8 +76,8 @@ def affinities(bought: pa.Table) -> pa.Table:
         bought: What each user bought before, with `baskets`, `baskets_month`, `lasting` and `days_known`; each pair once.
     """
     # In the order of their names, so that the same rows give the same numbers in whatever order they come.
-    users, user = _coded(bought["user_id"])
-    names, product = _coded(bought["product_id"])
+    users, user = coded(bought["user_id"])
+    names, product = coded(bought["product_id"])
     counts = {name: bought[name].to_numpy().astype(np.float32) for name in ("baskets", "baskets_month", "lasting")}
     most = np.sort(np.argsort(-np.bincount(product, counts["baskets"], len(names)), kind="stable")[:PRODUCTS])
     place = np.full(len(names), -1)
@@ -196,7 +196,7 @@ def _teachers(users: int, *matrices: History) -> Iterator[list[np.ndarray]]:
         yield [matrix(start, min(start + BLOCK, users))[-start % every :: every] for matrix in matrices]
 
 
-def _coded(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
+def coded(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
     """The distinct values in their order, and for each row the place of its own."""
     values = pc.unique(column).sort()
     return values, pc.index_in(column, values).to_numpy()
