@@ -55,6 +55,11 @@ def test_it_ends_with_one_page(first_run: SuiteRun, shop: Shop) -> None:
         assert ranker in page
     assert len(re.findall(r"^user \w+ of corner: [\d,]+ orders from 2017-\d\d-\d\d to ", page, re.MULTILINE)) == 3
     assert page.count("bought most") == page.count("recommended") == 3
+    reason = (
+        r"(bought (once|\d+ times)|goes with .+, which you bought|goes with what you bought|you bought its kind .+|many buy it)"
+    )
+    assert len(re.findall(rf"^.{{14,16}} *\d\.\d{{3}}  .+: {reason}(, every \d+ days)?$", page, re.MULTILINE)) == 3 * 5
+    assert "ItemKNN" in page
     assert first_run.err == ""
 
 

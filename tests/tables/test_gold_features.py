@@ -298,7 +298,7 @@ def test_examples_are_the_same_each_time(spark: SparkSession) -> None:
     types = kept(type_features.build(pairs, products(spark)))
     people = kept(user_features.build(bought, moment, pairs, types, users(spark)))
     goods = kept(product_features.build(bought, moment, pairs, products(spark), promoted(spark)))
-    affine = kept(affinities.build(pairs))
+    affine = kept(affinities.build(pairs, moment))
     first, second = (
         rows(examples.build(bought, moment, people, goods, pairs, types, affine), "user_id", "product_id", "label", "weight")
         for _ in range(2)
