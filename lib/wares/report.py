@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
 from wares.lake.maintain import Upkeep
@@ -168,13 +168,15 @@ def _lists(store: Store, source: str) -> str:
     chosen = F.col("user_id").isin([user["user_id"] for user in users])
     bought = _most_bought(store.read("gold.interactions").where(here & (F.col("kind") == "purchase") & chosen))
     histories = _by_user(bought.join(names, "product_id", "left"))
-    lists = _by_user(ranked.where(chosen).join(names, "product_id", "left").withColumnRenamed("score", "value"))
+    reasons = names.withColumnsRenamed({"product_id": "reason_product_id", "name": "reason_name"})
+    listed = ranked.where(chosen).join(names, "product_id", "left").join(reasons, "reason_product_id", "left")
+    lists = _by_user(listed.withColumnRenamed("score", "value"))
     lines = []
     for user in users:
         days = f"from {user['first_at']:%Y-%m-%d} to {user['last_at']:%Y-%m-%d}"
         lines.append(f"user {user['user_id']} of {source}: {user['orders']:,} orders {days}")
-        lines += _listed("bought most", histories[user["user_id"]], "{:>4} x  {}")
-        lines += _listed("recommended", lists[user["user_id"]], "{:>6.3f}  {}")
+        lines += _listed("bought most", [f"{row['value']:>4} x  {_name(row)}" for row in histories[user["user_id"]]])
+        lines += _listed("recommended", [f"{row['value']:>6.3f}  {_name(row)}: {_why(row)}" for row in lists[user["user_id"]]])
     return "\n".join(lines)
 
 
@@ -185,13 +187,24 @@ def _most_bought(purchases: DataFrame) -> DataFrame:
     return counted.withColumn("rank", F.row_number().over(order)).where(F.col("rank") <= TOP)
 
 
-def _by_user(ranked: DataFrame) -> dict[str, list[tuple[float, str]]]:
-    """Value and product name by rank, for each of a few users."""
-    found: dict[str, list[tuple[float, str]]] = {}
+def _by_user(ranked: DataFrame) -> dict[str, list[Row]]:
+    """The rows of each of a few users, by rank."""
+    found: dict[str, list[Row]] = {}
     for row in ranked.orderBy("user_id", "rank").collect():
-        found.setdefault(row["user_id"], []).append((row["value"], row["name"] or f"product {row['product_id']}"))
+        found.setdefault(row["user_id"], []).append(row)
     return found
 
 
-def _listed(title: str, products: list[tuple[float, str]], form: str) -> list[str]:
-    return [f"  {title if place == 0 else '':<14}{form.format(*product)}" for place, product in enumerate(products)]
+def _name(row: Row) -> str:
+    return row["name"] or f"product {row['product_id']}"
+
+
+def _why(row: Row) -> str:
+    from wares.model.reasons import in_words
+
+    product = row["reason_product_id"] and (row["reason_name"] or f"product {row['reason_product_id']}")
+    return in_words(row["reason"], product, row["reason_times"], row["reason_days"])
+
+
+def _listed(title: str, products: list[str]) -> list[str]:
+    return [f"  {title if place == 0 else '':<14}{product}" for place, product in enumerate(products)]

@@ -18,11 +18,11 @@ from pathlib import Path
 from wares.lake.session import open_session
 from wares.lake.store import Store
 from wares.model import registry
-from wares.model.baselines import BASELINES
+from wares.model.baselines import BASELINES, factors
 from wares.model.evaluation import Report
 from wares.model.plan import LAST, MEASURED, Plan
 from wares.model.spec import Spec, load_spec
-from wares.model.training import files, fit, measure, pinned
+from wares.model.training import files, fit, measure, pairs_before, pinned
 from wares.settings import load_settings
 from wares.tables import TABLES
 
@@ -54,6 +54,7 @@ def main() -> None:
     whole, found, baselines = load_spec(settings.features), {}, {}
     with Store(open_session(settings, "quality"), settings, TABLES, "quality") as store:
         versions = pinned(store)
+        als = factors(pairs_before(store, versions, chosen.source, chosen.role), settings.train.seed)
         for name, spec in (("wide & deep", whole), ("without coming promotions", without_coming(whole))):
             found[name] = []
             for seed in range(1, chosen.seeds + 1):
@@ -62,7 +63,7 @@ def main() -> None:
                     plan = Plan(files(store, versions), chosen.source, spec, seeded, Path(folder))
                     fit(plan, store.spark)
                     network = registry.read_network(plan.folder, MEASURED if chosen.role == "validation" else LAST)
-                    report = measure(store, versions, network, chosen.source, chosen.role)
+                    report = measure(store, versions, network, chosen.source, chosen.role, als=als)
                 found[name].append(ndcg(report))
                 baselines = {title: ndcg(report, ranker) for ranker, title in BASELINES.items()}
                 print(f"{name}, seed {seed}: {found[name][-1][0]:.4f} {found[name][-1][1]:.4f}", flush=True)

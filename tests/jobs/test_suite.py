@@ -38,6 +38,14 @@ def test_every_buyer_has_a_full_list(store: Store) -> None:
     assert buyers.join(lists, "user_id", "left_anti").count() == 0
 
 
+def test_a_user_who_never_bought_is_recommended_what_many_buy(store: Store, shop: Shop) -> None:
+    now = store.read("gold.product_features").where("role = 'now' AND is_offered").select("product_id", "baskets")
+    listed = store.read("gold.recommendations").where(f"user_id = '{shop.newcomer}'").join(now, "product_id")
+    baskets = [row.baskets for row in listed.collect()]
+    assert len(baskets) == 10
+    assert sum(baskets) / 10 > 3 * now.agg({"baskets": "avg"}).first()[0]
+
+
 def test_it_ends_with_one_page(first_run: SuiteRun, shop: Shop) -> None:
     page = first_run.out[first_run.out.index("corner in ") :]
     assert re.search(rf"bronze\.corner_transactions +{shop.rows['transactions']:,} +{shop.rows['transactions']:,} +0 +0", page)
@@ -47,6 +55,11 @@ def test_it_ends_with_one_page(first_run: SuiteRun, shop: Shop) -> None:
         assert ranker in page
     assert len(re.findall(r"^user \w+ of corner: [\d,]+ orders from 2017-\d\d-\d\d to ", page, re.MULTILINE)) == 3
     assert page.count("bought most") == page.count("recommended") == 3
+    reason = (
+        r"(bought (once|\d+ times)|goes with .+, which you bought|goes with what you bought|you bought its kind .+|many buy it)"
+    )
+    assert len(re.findall(rf"^.{{14,16}} *\d\.\d{{3}}  .+: {reason}(, every \d+ days)?$", page, re.MULTILINE)) == 3 * 5
+    assert "ItemKNN" in page
     assert first_run.err == ""
 
 

@@ -97,7 +97,12 @@ def users() -> pa.Table:
         )
         # Some of what was bought, and some of what was not.
         near = [*bought[:8], *random.choice(np.setdiff1d(np.arange(PRODUCTS + 5), bought), 12, replace=False)]
-        affinities.append([{"product_id": f"p{n}", "ease": float(random.normal()), "is_new": n not in bought} for n in near])
+        affinities.append(
+            [
+                {"product_id": f"p{n}", "ease": float(random.normal()), "is_new": n not in bought, "goes_with": f"p{bought[0]}"}
+                for n in near
+            ]
+        )
         recent.append([f"p{n}" for n in bought[: random.integers(1, 8)]])
     return pa.table(
         {
@@ -114,7 +119,9 @@ def users() -> pa.Table:
             "types": pa.array([*types, None], pa.list_(pa.struct({"type": pa.string(), "lines": pa.int32()}))),
             "affinities": pa.array(
                 [*affinities, None],
-                pa.list_(pa.struct({"product_id": pa.string(), "ease": pa.float32(), "is_new": pa.bool_()})),
+                pa.list_(
+                    pa.struct({"product_id": pa.string(), "ease": pa.float32(), "is_new": pa.bool_(), "goes_with": pa.string()})
+                ),
             ),
         }
     )

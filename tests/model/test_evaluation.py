@@ -1,18 +1,38 @@
 from __future__ import annotations
 
 import math
+import re
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from wares.model.baselines import Lists, Past, baseline_lists, pasts
+from helpers import rows_of
+from pyspark.ml.recommendation import ALS
+from pyspark.sql import SparkSession
+from wares.model import baselines
+from wares.model.baselines import Factors, Lists, Neighbours, Past, baseline_lists, factors, neighbours, pasts
 from wares.model.encoding import Encoding
-from wares.model.evaluation import _by_activity, _interval, _kept_promises, _listwise, _Measure, _places, _pointwise
+from wares.model.evaluation import (
+    _by_activity,
+    _interval,
+    _kept_promises,
+    _listwise,
+    _Measure,
+    _places,
+    _pointwise,
+    _rankers,
+    _report,
+    table,
+)
 from wares.model.network import build_network
 from wares.model.scorer import Network, top
 from wares.model.spec import Spec
 from wares.model.training import is_better
+from wares.tables.gold import pair_features
+
+MOMENT = datetime(2024, 3, 1)
 
 
 def lists_of(logits: np.ndarray, bought: np.ndarray) -> Lists:
@@ -95,9 +115,101 @@ def test_pasts_hold_what_the_catalogue_has() -> None:
     assert found == [[[1], [2], [0.5], [0], [0.75]], [[], [], [], [], []], [[0], [1], [0.25], [], []]]
 
 
+def past_of(*bought: int, baskets: tuple[int, ...] = ()) -> Past:
+    """Of a user who bought some products, once each if it is not said how often."""
+    nothing = np.empty(0)
+    return Past(np.array(bought, np.intp), np.array(baskets or [1] * len(bought)), nothing, nothing, nothing)
+
+
+def test_neighbours_are_those_whose_buyers_are_most_alike(spark: SparkSession) -> None:
+    """Milk has 4 buyers; bread 2, both of whom bought milk; tea 1, who bought both; salt 1, who bought nothing else."""
+    buyers = {"milk": "abcd", "bread": "ab", "tea": "a", "salt": "e"}
+    rows = [{"source": "s", "user_id": user, "product_id": name, "moment": MOMENT} for name in buyers for user in buyers[name]]
+    scores = neighbours(rows_of(spark, pair_features.TABLE, *rows)).scores(pa.array(["bread", "gone", "milk", "salt", "tea"]))
+    of_milk = [2 / math.sqrt(8), 0, 1, 0, 1 / 2]
+    of_tea = [1 / math.sqrt(2), 0, 1 / 2, 0, 1]
+    assert scores(past_of(2)) == pytest.approx(of_milk)
+    assert scores(past_of(2, 1, 4)) == pytest.approx(np.add(of_milk, of_tea))
+    assert scores(past_of(3)) == pytest.approx([0, 0, 0, 1, 0])
+    assert scores(past_of()).tolist() == [0] * 5
+
+
+def test_only_the_nearest_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "NEIGHBOURS", 2)
+    monkeypatch.setattr(baselines, "BLOCK", 2)
+    found = baselines.nearest(pa.table({"user_id": list("aabbb"), "product_id": ["x", "y", "x", "y", "z"]}))
+    rows = {row["product_id"]: (set(row["near"]), sorted(row["alike"])) for row in found.to_pylist()}
+    assert rows["x"] == rows["y"] == ({0, 1}, [pytest.approx(1)] * 2)
+    assert rows["z"][1] == [pytest.approx(1 / math.sqrt(2)), pytest.approx(1)]
+
+
+def test_factors_of_users_are_those_that_als_solves_for(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the products' factors and the past alone, without Spark's own factors of the users."""
+    monkeypatch.setattr(baselines, "RANK", 2)
+    monkeypatch.setattr(baselines, "ROUNDS", 1)
+    own: list[Any] = []
+    fit = ALS.fit
+    monkeypatch.setattr(ALS, "fit", lambda self, rated: own.append(fit(self, rated)) or own[0])
+    rows = [("ann", "milk", 3), ("ann", "tea", 1), ("bob", "milk", 1), ("bob", "bread", 7), ("eve", "tea", 2)]
+    names = ("user_id", "product_id", "baskets")
+    pairs = rows_of(spark, pair_features.TABLE, *(dict(zip(names, row, strict=True)) for row in rows))
+    found = factors(pairs, 1)
+    of_products = dict(zip(found.ids.to_pylist(), found.values, strict=True))
+    of_users = {row.id: np.array(row.features) for row in own[0].userFactors.collect()}  # in the order of their names
+    catalogue = ["tea", "unsold", "milk", "bread"]
+    scores = found.scores(pa.array(catalogue))(past_of(2, 0, baskets=(3, 1)))
+    assert scores == pytest.approx([of_users[1] @ of_products.get(name, np.zeros(2)) for name in catalogue], abs=1e-4)
+
+
+def test_fitted_baselines_rank_the_whole_catalogue(spec: Spec, encoding: Encoding, users: pa.Table, products: pa.Table) -> None:
+    """Those of which they know nothing come by popularity; what was bought is left out of first-time lists."""
+    weights = {variable.path: variable.numpy() for variable in build_network(spec, encoding, 3).variables}
+    near = Neighbours(pa.array(["p7", "p8"]), np.array([[1], [0]], np.int32), np.array([[0.5], [0.5]], np.float32))
+    as_values = np.linspace(1, 2, products.num_rows, dtype=np.float32)[:, None]
+    taught = {"item_knn": near, "als": Factors(products["product_id"].combine_chunks(), as_values)}
+    truth = pa.array([["p1"]] * users.num_rows)
+    pairs = users["pairs"].combine_chunks()
+    batch = users.append_column("truth", truth).combine_chunks().to_batches()[0]
+    rows = pa.Table.from_batches(list(_Measure({"wide_deep": Network(spec, encoding, weights)}, products, taught)(iter([batch]))))
+    assert rows.num_rows == len(pairs)
+    by_name = products.sort_by([("type", "ascending"), ("product_id", "ascending")])["product_id"].to_pylist()
+    for row, past in zip(rows.to_pylist(), pairs.to_pylist(), strict=True):
+        bought = {pair["product_id"] for pair in past or []}
+        listed = [by_name[place] for place in row["all_item_knn_top"]]
+        popular = [by_name[place] for place in row["all_popularity_top"]]
+        first = [name for name, other in (("p8", "p7"), ("p7", "p8")) if other in bought]
+        assert listed == [*first, *(name for name in popular if name not in first)][:10]
+        assert row["all_als_top"] == row["all_popularity_top"] if not bought else listed_by_place(row, by_name)
+        if row["first_time_als_top"]:
+            assert not bought & {by_name[place] for place in row["first_time_als_top"]}
+
+
+def listed_by_place(row: dict[str, Any], by_name: list[str]) -> bool:
+    """Whether ALS lists the products of the largest factors."""
+    return {by_name[place] for place in row["all_als_top"]} == {f"p{n}" for n in range(290, 300)}
+
+
 def test_promises_are_held_against_purchases() -> None:
     found = _kept_promises(np.log(np.array([3.0, 1.0, 1 / 3], np.float32)), listed=np.array([0, 2]), truth=np.array([0, 1]))
     assert found == {"promised": pytest.approx(3 / 4 + 1 / 4), "kept": 1.0}
+
+
+def test_users_who_had_never_bought_are_measured_apart(
+    spec: Spec, encoding: Encoding, users: pa.Table, products: pa.Table
+) -> None:
+    """The first of the users has 0 baskets, and bought what is most popular; the others bought what is least so."""
+    weights = {variable.path: variable.numpy() for variable in build_network(spec, encoding, 3).variables}
+    by_sales = products.sort_by([("baskets", "descending")])["product_id"].to_pylist()
+    truth = pa.array([by_sales[:3]] + [by_sales[-1:]] * (users.num_rows - 1))
+    batch = users.append_column("truth", truth).combine_chunks().to_batches()[0]
+    measured = _Measure({"wide_deep": Network(spec, encoding, weights)}, products, {})(iter([batch]))
+    found = _report(pa.Table.from_batches(list(measured)), _rankers(["wide_deep"], {}), 300, np.random.default_rng(1))
+    assert found["users"] == found["all"]["users"] == users.num_rows - 1
+    assert found["all"]["popularity"]["ndcg@10"]["mean"] == 0
+    assert found["activity"][0]["baskets"] == [1, 4]
+    assert found["cold"]["users"] == 1
+    assert found["cold"]["popularity"]["ndcg@10"]["mean"] > 0.9  # some sold equally often
+    assert re.search(r"^  0 baskets before .*, popularity 0\.9.*, of 1 users$", table(found), re.MULTILINE)
 
 
 def test_groups_by_activity_are_equally_large() -> None:
@@ -152,12 +264,12 @@ def test_a_champion_ranks_the_same_users(spec: Spec, encoding: Encoding, users: 
     network, other = (Network(spec, encoding, found) for found in (weights, turned))
     truth = pa.array([[f"p{n}", f"p{n + 7}"] for n in range(users.num_rows)])
     batch = users.append_column("truth", truth).combine_chunks().to_batches()[0]
-    rows = pa.Table.from_batches(list(_Measure({"wide_deep": network, "champion": network}, products)(iter([batch]))))
+    rows = pa.Table.from_batches(list(_Measure({"wide_deep": network, "champion": network}, products, {})(iter([batch]))))
     assert rows.num_rows == users.num_rows
     assert rows["all_wide_deep_top"] == rows["all_champion_top"]
     assert rows["baskets"] == users["baskets"]
-    rows = pa.Table.from_batches(list(_Measure({"wide_deep": network, "champion": other}, products)(iter([batch]))))
-    alone = pa.Table.from_batches(list(_Measure({"wide_deep": other}, products)(iter([batch]))))
+    rows = pa.Table.from_batches(list(_Measure({"wide_deep": network, "champion": other}, products, {})(iter([batch]))))
+    alone = pa.Table.from_batches(list(_Measure({"wide_deep": other}, products, {})(iter([batch]))))
     assert rows["all_champion_ndcg"] == alone["all_wide_deep_ndcg"]
     assert rows["all_wide_deep_top"] != rows["all_champion_top"]
 

@@ -48,6 +48,61 @@ def test_scores_are_those_of_keras(scorer: Scorer, users: pa.Table, by_keras: di
     assert seen == users.num_rows
 
 
+def test_what_a_part_tells_is_the_logit_without_it(
+    model: keras.Model, scorer: Scorer, spec: Spec, encoding: Encoding, examples: pa.Table, users: pa.Table
+) -> None:
+    """By Keras, over examples whose columns of that part are all null."""
+    names = scorer.catalogue.ids.to_pylist()
+    keys = {"pair": ("pairs", "product_id"), "type": ("types", "type"), "affinity": ("affinities", "product_id")}
+    types = dict(zip(examples["product_id"].to_pylist(), examples["product_type"].to_pylist(), strict=True))
+    whole = model.predict(encode_parts(spec, encoding, examples), verbose=0)[:, 0]
+    gains = {}
+    for part in keys:
+        without = examples
+        for place, name in enumerate(examples.column_names):
+            if name.startswith(f"{part}_"):
+                without = without.set_column(place, name, pa.nulls(examples.num_rows, examples[name].type))
+        gains[part] = whole - model.predict(encode_parts(spec, encoding, without), verbose=0)[:, 0]
+    place = {
+        pair: n for n, pair in enumerate(zip(*(examples[key].to_pylist() for key in ("user_id", "product_id")), strict=True))
+    }
+    seen = 0
+    for scored in scorer.score(users):
+        user = users.slice(scored.row, 1).to_pylist()[0]
+        for part, told in scored.told(np.arange(len(names))).items():
+            assert np.allclose(told.gain, [gains[part][place[user["user_id"], name]] for name in names], atol=1e-5)
+            column, key = keys[part]
+            own = {row[key]: n for n, row in enumerate(user[column] or [])}
+            assert told.row.tolist() == [own.get(types[name] if part == "type" else name, -1) for name in names]
+            seen += int((told.row >= 0).sum())
+    assert seen > 100
+
+
+def test_new_products_are_scored_by_what_they_are(scorer: Scorer, users: pa.Table, products: pa.Table) -> None:
+    """What was never sold, or too rarely to be in the vocabulary, has the number of all such products, and its own content."""
+    fields = {"baskets": 0, "weeks": [0.0, 0.0, 0.0]}
+    new = [{"product_id": name, "type": type_, **fields} for name, type_ in (("n1", "t1"), ("n2", "t2"), ("n3", "t2"))]
+    whole = pa.concat_tables([products, pa.Table.from_pylist(new, products.schema)])
+    # Only the types speak, and all users like the one more than the other.
+    weights = {name: np.zeros_like(values) for name, values in scorer.network.weights.items()}
+    liked = weights["wide_type/embeddings"]
+    liked[scorer.network.encoding.vocabularies["type"].index("t1") + 2] = 2
+    liked[scorer.network.encoding.vocabularies["type"].index("t2") + 2] = 1
+    network = Network(scorer.network.spec, scorer.network.encoding, weights)
+    catalogue = Catalogue(network, whole)
+    place = {name: catalogue.ids.to_pylist().index(name) for name in ("n1", "n2", "n3")}
+    for scored in Scorer(network, catalogue).score(users):
+        assert [scored.logits[place[name]] for name in ("n1", "n2", "n3")] == pytest.approx([2, 1, 1])
+    # With all weights at work, new products of one kind are alike, and their places in the catalogue do not matter.
+    catalogue = Catalogue(scorer.network, whole)
+    for scored, before in zip(Scorer(scorer.network, catalogue).score(users), scorer.score(users), strict=True):
+        assert np.isfinite(scored.logits).all()
+        places = catalogue.ids.to_pylist().index("n2"), catalogue.ids.to_pylist().index("n3")
+        assert scored.logits[places[0]] == pytest.approx(scored.logits[places[1]], abs=1e-5)
+        kept = ~np.isin(catalogue.ids.to_pylist(), ["n1", "n2", "n3"])
+        assert np.allclose(scored.logits[kept], before.logits, atol=1e-5)
+
+
 def test_scores_do_not_depend_on_blocks_and_batches(
     scorer: Scorer, users: pa.Table, by_keras: dict[tuple[str, str], float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

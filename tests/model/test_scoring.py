@@ -14,6 +14,7 @@ from wares.model.scorer import Catalogue, Network, Scorer, top
 from wares.model.scoring import Model, Ranker
 from wares.model.spec import Spec
 from wares.settings import Score
+from wares.tables.gold.recommendations import REASONS
 
 pytestmark = pytest.mark.usefixtures("spark")  # with which the table's schema is read
 
@@ -49,6 +50,7 @@ def test_every_user_gets_the_exact_top(network: Network, products: pa.Table, her
         best = top(scored.logits, 7)
         assert [row["product_id"] for row in rows] == scorer.catalogue.ids.take(pa.array(best)).to_pylist()
         assert [row["rank"] for row in rows] == list(range(1, 8))
+        assert {row["reason"] for row in rows} <= set(REASONS)
         assert np.allclose([row["score"] for row in rows], 1 / (1 + np.exp(-scored.logits[best])), atol=1e-6)
     assert len(lists) == here.num_rows
 

@@ -9,12 +9,14 @@ import pyarrow as pa
 import pytest
 from helpers import rows_of
 from pyspark.sql import SparkSession
-from wares.tables.gold import affinities, pair_features
+from wares.tables.gold import affinities, moments, pair_features
 
 MOMENT = datetime(2024, 3, 1)
 
 
-def bought(baskets: np.ndarray, month: np.ndarray | None = None, lasting: np.ndarray | None = None) -> pa.Table:
+def bought(
+    baskets: np.ndarray, month: np.ndarray | None = None, lasting: np.ndarray | None = None, is_now: bool = False
+) -> pa.Table:
     """Users' baskets with products, [users, products], as the group of one source and moment; users and products by number.
 
     Args:
@@ -27,6 +29,7 @@ def bought(baskets: np.ndarray, month: np.ndarray | None = None, lasting: np.nda
     order = np.random.default_rng(0).permutation(len(user))
     rows = {
         "source": ["shop"] * len(user),
+        "is_now": [is_now] * len(user),
         "moment": [MOMENT] * len(user),
         "user_id": [f"u{n:03}" for n in user[order]],
         "product_id": [f"p{n:03}" for n in product[order]],
@@ -132,6 +135,41 @@ def test_products_and_teachers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
             assert score == pytest.approx(scores[user, most.tolist().index(product)], abs=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(12, 30), (40, 9)], ids=["fewer users", "more users"])
+def test_what_goes_with_a_product_is_what_adds_most_to_its_score(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken from a user's history one at a time, since EASE's scores are sums over it; only at the moment that is scored."""
+    monkeypatch.setattr(affinities, "EASE", 3.0)
+    monkeypatch.setattr(affinities, "BLOCK", 7)
+    baskets = np.random.default_rng(6).poisson(0.8, shape)
+    baskets[:, 0] += 1
+    table = affinities.affinities(bought(baskets, is_now=True))
+    rows = {(int(row["user_id"][1:]), int(row["product_id"][1:])): row for row in table.to_pylist()}
+    x, scores = np.log1p(baskets), expected(baskets)
+    weights = weights_of(x, 3.0)
+    seen = 0
+    for (user, product), row in rows.items():
+        assert row["ease"] == pytest.approx(scores[user, product], abs=1e-4)
+        if row["goes_with"] is not None:
+            other = int(row["goes_with"][1:])
+            assert baskets[user, other] and other != product
+            added = x[user, :, None] * weights
+            assert added[other, product] == pytest.approx(added[:, product].max(), abs=1e-5)
+            seen += 1
+    assert seen > len(rows) / 2
+    then = affinities.affinities(bought(baskets))
+    assert then["goes_with"].null_count == then.num_rows
+
+
+def weights_of(x: np.ndarray, held: float) -> np.ndarray:
+    """B column by column: what each other product adds in the ridge regression of a product on all others."""
+    weights = np.zeros((x.shape[1], x.shape[1]))
+    for j in range(x.shape[1]):
+        others = np.delete(np.arange(x.shape[1]), j)
+        gram = x[:, others].T @ x[:, others] + held * np.eye(len(others))
+        weights[others, j] = np.linalg.solve(gram, x[:, others].T @ x[:, j])
+    return weights
+
+
 def test_each_source_and_moment_stands_alone(spark: SparkSession) -> None:
     later = datetime(2024, 4, 1)
     pairs = [
@@ -144,7 +182,9 @@ def test_each_source_and_moment_stands_alone(spark: SparkSession) -> None:
     names = ("source", "user_id", "product_id", "moment", "baskets")
     others = {"baskets_month": 0, "lasting": 0.5, "days_known": 40}
     rows_before = ({**dict(zip(names, pair, strict=True)), **others} for pair in pairs)
-    built = affinities.build(rows_of(spark, pair_features.TABLE, *rows_before))
+    at = [("shop", MOMENT, "test"), ("shop", later, "now"), ("other", MOMENT, "now")]
+    when = rows_of(spark, moments.TABLE, *(dict(zip(("source", "moment", "role"), each, strict=True)) for each in at))
+    built = affinities.build(rows_of(spark, pair_features.TABLE, *rows_before), when)
     rows = {(row.source, row.user_id, row.product_id, row.moment): row for row in built.collect()}
     assert {key: row.is_new for key, row in rows.items()} == {
         ("shop", "ann", "milk", MOMENT): False,

@@ -197,6 +197,11 @@ def test_user_features(spark: SparkSession) -> None:
         ("ann", "25-34", 2, 1, 2, 2, 10, 0.5),
         ("eve", "45-54", 0, 0, 0, 0, None, None),  # known, but never bought: scored now
     ]
+    for role, there in (("train", ["ann"]), ("validation", ["ann", "eve"]), ("test", ["ann", "eve"])):
+        built_then = user_features.build(
+            bought, at(spark, 50, role), pairs, type_features.build(pairs, products(spark)), users(spark)
+        )
+        assert [user for (user,) in rows(built_then, "user_id")] == there
     ann = built.where("user_id = 'ann'").first()
     assert (ann.baskets_quarter, ann.tried) == (2, 2)
     assert ann.recent == pytest.approx(2 ** (-50 / 20) + 2 ** (-10 / 20))
@@ -293,7 +298,7 @@ def test_examples_are_the_same_each_time(spark: SparkSession) -> None:
     types = kept(type_features.build(pairs, products(spark)))
     people = kept(user_features.build(bought, moment, pairs, types, users(spark)))
     goods = kept(product_features.build(bought, moment, pairs, products(spark), promoted(spark)))
-    affine = kept(affinities.build(pairs))
+    affine = kept(affinities.build(pairs, moment))
     first, second = (
         rows(examples.build(bought, moment, people, goods, pairs, types, affine), "user_id", "product_id", "label", "weight")
         for _ in range(2)

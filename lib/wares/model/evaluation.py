@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.functions import collect_set
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from wares.model.baselines import BASELINES, K, Lists, baseline_lists, by_list, pasts
+from wares.model.baselines import BASELINES, Factors, K, Lists, Neighbours, baseline_lists, by_list, pasts
 from wares.model.scorer import Catalogue, Network, Scorer, top
 from wares.settings import Settings
 from wares.tables.gold.moments import purchases_within
@@ -22,6 +22,10 @@ RESAMPLES = 1000
 GAIN = 1 / np.log2(np.arange(2, K + 2))
 NAMES = {"wide_deep": "wide & deep", "champion": "champion so far", **BASELINES}
 """The rankers, with the names that people read."""
+UNTAUGHT = ("popularity", "frequency", "decayed", "ease")
+"""The baselines that `baseline_lists` ranks."""
+Taught = Mapping[str, Neighbours | Factors]
+"""Baselines that are fitted for each moment, by name."""
 PURCHASES = ("all", "first_time")
 AFTER_K = ("ndcg", "recall", "map")
 """Metrics whose names say how long the lists were."""
@@ -37,25 +41,40 @@ high are the ends of the 95 % bootstrap interval over users, absent for coverage
 ndcg@10, recall@10 and map@10 are as in the literature, with binary gain. coverage: the share of all products that are in any
 list. diversity: the share of pairs in a list that differ in type. novelty: the mean of -log2 of each listed product's share of
 all baskets. calibration: of what was listed, purchases for each one that the model's probabilities promise. If a champion was
-measured too, `gain` is how much higher the ndcg@10 of the same users is than with it."""
+measured too, `gain` is how much higher the ndcg@10 of the same users is than with it. All of that is of users who had bought
+before; `cold`, where there are any, has the ndcg@10 of those who had not, of the model and of popularity."""
 
 
-def evaluate(network: Network, products: pa.Table, users: DataFrame, seed: int, champion: Network | None = None) -> Report:
+def evaluate(
+    network: Network,
+    products: pa.Table,
+    users: DataFrame,
+    seed: int,
+    taught: Taught,
+    champion: Network | None = None,
+) -> Report:
     """Rank all products for each user and compare with what the user went on to buy.
 
-    Ties in frequency go to the more popular product, those in popularity to the later place in the catalogue.
+    Ties in frequency go to the more popular product, those in popularity to the later place in the catalogue, those of the
+    model, of ItemKNN and of ALS to the earlier place.
 
     Args:
         products: Rows of gold.product_features that were sold before the moment.
         users: What `with_truth` gives.
+        taught: Baselines that were fitted to what all users had bought before the moment.
         champion: Another network that ranks the same users.
     """
     networks = {"wide_deep": network} | ({"champion": champion} if champion else {})
-    rankers = [*networks, *BASELINES]
+    rankers = _rankers(networks, taught)
     schema = from_arrow_schema(_schema(rankers))
-    measured = users.repartition(PARTS).mapInArrow(_Measure(networks, products), schema).toArrow()
-    random = np.random.default_rng(seed)
-    report: Report = {"users": measured.num_rows, "products": products.num_rows}
+    measured = users.repartition(PARTS).mapInArrow(_Measure(networks, products, taught), schema).toArrow()
+    return _report(measured, rankers, products.num_rows, np.random.default_rng(seed))
+
+
+def _report(users: pa.Table, rankers: list[str], products: int, random: np.random.Generator) -> Report:
+    """What was measured of all users, put together. Those who had never bought are measured apart."""
+    measured = users.filter(pc.greater(users["baskets"], 0))
+    report: Report = {"users": measured.num_rows, "products": products}
     for purchases in PURCHASES:
         report[purchases] = {}
         for ranker in rankers:
@@ -63,11 +82,11 @@ def evaluate(network: Network, products: pa.Table, users: DataFrame, seed: int, 
             found = {f"{metric}@{K}": _interval(measured[f"{name}_{metric}"], random) for metric in AFTER_K}
             found |= {metric: _interval(measured[f"{name}_{metric}"], random) for metric in OF_LISTS}
             listed = pc.count_distinct(pc.list_flatten(measured[f"{name}_top"].combine_chunks())).as_py()
-            found["coverage"] = {"mean": listed / max(products.num_rows, 1)}
+            found["coverage"] = {"mean": listed / max(products, 1)}
             report[purchases][ranker] = found
         known = measured[f"{purchases}_wide_deep_ndcg"]
         report[purchases]["users"] = len(known) - known.null_count
-        if champion:
+        if "champion" in rankers:
             gain = pc.subtract(known, measured[f"{purchases}_champion_ndcg"])
             report[purchases]["gain"] = _interval(gain, random)
     promised = pc.sum(measured["promised"]).as_py()
@@ -77,7 +96,16 @@ def evaluate(network: Network, products: pa.Table, users: DataFrame, seed: int, 
         "calibration": {"mean": pc.sum(measured["kept"]).as_py() / promised if promised else None},
     }
     report["activity"] = _by_activity(measured["baskets"], measured["all_wide_deep_ndcg"], random)
+    cold = users.filter(pc.equal(users["baskets"], 0))
+    if cold.num_rows:
+        of_cold = {name: _interval(cold[f"all_{name}_ndcg"], random) for name in ("wide_deep", "popularity")}
+        report["cold"] = {"users": cold.num_rows} | {name: {f"ndcg@{K}": found} for name, found in of_cold.items()}
     return report
+
+
+def _rankers(networks: Iterable[str], taught: Taught) -> list[str]:
+    """All that are measured: the networks, the baselines that need no fitting, and those that were fitted."""
+    return [*networks, *UNTAUGHT, *taught]
 
 
 def _schema(rankers: list[str]) -> pa.Schema:
@@ -111,7 +139,7 @@ def with_truth(
 ) -> DataFrame:
     """Users at one moment with their past, and `truth`: the known products that each bought within the moment's span.
 
-    Users who bought nothing then are left out.
+    Users who bought nothing then are left out; those who had never bought before are there if the shop knew of them.
 
     Args:
         past: As in `with_past`.
@@ -127,7 +155,7 @@ def with_truth(
         .groupBy(*key)
         .agg(collect_set("product_id").alias("truth"))
     )
-    return with_past(moments, users.where("baskets > 0"), **past).join(truth, key)
+    return with_past(moments, users, **past).join(truth, key)
 
 
 def flat(report: Report, role: str) -> dict[str, float]:
@@ -156,6 +184,9 @@ def table(report: Report) -> str:
                 numbers = "".join(f"{found[metric]['mean']:>11.4f}" for metric in shown)
                 lines.append(f"  {name:<34} {_shown(found[f'ndcg@{K}']):<24}" + numbers)
     lines.append("wide & deep by activity")
+    if "cold" in report:
+        cold, popular = (_shown(report["cold"][name][f"ndcg@{K}"]) for name in ("wide_deep", "popularity"))
+        lines.append(f"  {'0 baskets before':<34} {cold}, popularity {popular}, of {report['cold']['users']:,} users")
     for group in report["activity"]:
         low, high = group["baskets"]
         lines.append(f"  {f'{low}-{high} baskets before':<34} {_shown(group[f'ndcg@{K}'])}")
@@ -186,10 +217,12 @@ class _Measure:
 
     Args:
         networks: By the name of the ranker; `wide_deep` is the one whose probabilities are measured, too.
+        products: Rows of gold.product_features.
+        taught: Baselines with scores of their own.
     """
 
-    def __init__(self, networks: dict[str, Network], products: pa.Table) -> None:
-        self._networks, self._products = networks, products
+    def __init__(self, networks: dict[str, Network], products: pa.Table, taught: Taught) -> None:
+        self._networks, self._products, self._taught = networks, products, taught
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         scorers = {name: Scorer(network, Catalogue(network, self._products)) for name, network in self._networks.items()}
@@ -197,7 +230,10 @@ class _Measure:
         popular = np.argsort(catalogue.baskets, kind="stable")[::-1]
         rank = np.argsort(popular)
         surprise = -np.log2(catalogue.baskets / catalogue.baskets.sum())
-        schema = _schema([*scorers, *BASELINES])
+        taught = {name: baseline.scores(catalogue.ids) for name, baseline in self._taught.items()}
+        # What a fitted baseline knows nothing of comes by popularity.
+        unknown = (-rank / len(rank)).astype(np.float32)
+        schema = _schema(_rankers(scorers, taught))
         for batch in batches:
             users = pa.Table.from_batches([batch])
             truths = _places(batch.column("truth"), catalogue.ids)
@@ -208,6 +244,10 @@ class _Measure:
                 row = all_scored[0].row
                 measured = _pointwise(all_scored[0].logits, truths[row]) | {"baskets": had[row]}
                 lists = baseline_lists(past, popular, rank)
+                for name, scores in taught.items():
+                    found = scores(past)
+                    found = np.where(found == 0, unknown, found)
+                    lists["all"][name], lists["first_time"][name] = top(found, K), top(found, K, past.bought)
                 for name, scored in zip(scorers, all_scored, strict=True):
                     lists["all"][name] = top(scored.logits, K)
                     if name == "wide_deep":

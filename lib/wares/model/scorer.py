@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -109,6 +110,19 @@ class Catalogue:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What one part of a user's past tells of some products.
+
+    Args:
+        gain: By how much their logits are higher than if the part had no row of them, float32 [products].
+        row: Which element of the user's list of that part is of the product, [products]; -1 for none.
+    """
+
+    gain: np.ndarray
+    row: np.ndarray
+
+
+@dataclass(frozen=True)
 class Scored:
     """One user's scores.
 
@@ -116,11 +130,13 @@ class Scored:
         row: The user's place in the table that was given.
         logits: A logit for each product of the catalogue, float32 [products]; valid until the next user.
         bought: Places in the catalogue of what the user had bought.
+        told: What each part of the user's past tells of some places of the catalogue.
     """
 
     row: int
     logits: np.ndarray
     bought: np.ndarray
+    told: Callable[[np.ndarray], dict[Part, Told]]
 
 
 class Scorer:
@@ -187,7 +203,9 @@ class Scorer:
             logits[user, block] += self._layers(shifts[user], block)
         for user, (places, found) in enumerate(own):
             logits[user, places] = found
-            yield Scored(start + user, logits[user], pairs.place[bought[user]])
+            pasts: dict[Part, _Past] = {"pair": pairs, "type": types, "affinity": affinities}
+            told = partial(self._told, catalogue.first, first[user], pasts, user)
+            yield Scored(start + user, logits[user], pairs.place[bought[user]], told)
 
     def _blocks(self, users: int, candidates: list[np.ndarray] | None) -> Iterator[tuple[int, slice | np.ndarray]]:
         """Users, and places in the catalogue whose layers are computed for them at a time."""
@@ -237,8 +255,33 @@ class Scorer:
             at = np.searchsorted(places, past.place[found])
             logits[at] += past.linear[found]
             terms[at] += past.first[found]
-        second = np.maximum(np.maximum(terms, 0) @ self._second[0] + self._second[1], 0)
-        return places, logits + second @ self._deep[0] + self._deep[1]
+        return places, logits + self._deep_of(terms) + self._deep[1]
+
+    def _deep_of(self, terms: np.ndarray) -> np.ndarray:
+        """The deep side's logits, without its bias, of the first layer's terms."""
+        return np.maximum(np.maximum(terms, 0) @ self._second[0] + self._second[1], 0) @ self._deep[0]
+
+    def _told(
+        self, products: np.ndarray, of_user: np.ndarray, pasts: dict[Part, _Past], user: int, places: np.ndarray
+    ) -> dict[Part, Told]:
+        """What each part tells of some places: the logit with all parts less the logit with all but this one."""
+        which: dict[Part, np.ndarray] = {}
+        for part, past in pasts.items():
+            keys = self.catalogue.type_of[places] if part == "type" else places
+            found = past.of(user)
+            same = past.place[found] == keys[:, None]
+            which[part] = np.where(same.any(1), np.append(found, -1)[np.argmax(same, axis=1)] if len(found) else -1, -1)
+        known = {part: (rows >= 0).astype(np.float32) for part, rows in which.items()}
+        terms = {part: past.first[which[part]] * known[part][:, None] if len(past.first) else 0 for part, past in pasts.items()}
+        whole = products[places] + of_user + sum(terms.values())
+        deep = self._deep_of(whole)
+        return {
+            part: Told(
+                deep - self._deep_of(whole - terms[part]) + (past.linear[which[part]] * known[part] if len(past.linear) else 0),
+                np.where(which[part] >= 0, which[part] - past.ends[user], -1),
+            )
+            for part, past in pasts.items()
+        }
 
     def _add_crosses(self, row: np.ndarray, rows: Arrays, user: int) -> None:
         """Add the crosses' weights for each product: summed over what the user has, for each value that can be offered."""

@@ -13,7 +13,8 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from wares.errors import ModelError
 from wares.lake.store import Given, Outcome, Store
 from wares.model import registry
-from wares.model.scorer import Catalogue, Network, Scorer, top
+from wares.model.reasons import reasons
+from wares.model.scorer import LISTS, Catalogue, Network, Scorer, top
 from wares.model.training import check_columns
 from wares.settings import Score
 from wares.tables.gold.recommendations import TABLE
@@ -106,12 +107,13 @@ class Ranker:
 
     def _rank(self, users: pa.Table, scorer: Scorer, version: str) -> Iterator[pa.RecordBatch]:
         catalogue, settings = scorer.catalogue, self._settings
-        rows, places, logits = [], [], []
+        rows, places, logits, why = [], [], [], []
         for scored in scorer.score(users):
             best = top(scored.logits, settings.top_k, scored.bought if settings.exclude_seen else None)
             rows.append(np.full(len(best), scored.row))
             places.append(best)
             logits.append(scored.logits[best].copy())
+            why += reasons(scored.told(best), {name: users[name][scored.row] for name in LISTS.values()})
         ranks = np.concatenate([np.arange(1, len(best) + 1, dtype=np.int32) for best in places])
         which = users.take(np.concatenate(rows))
         columns = {
@@ -120,6 +122,7 @@ class Ranker:
             "rank": ranks,
             "product_id": catalogue.ids.take(pa.array(np.concatenate(places))),
             "score": 1 / (1 + np.exp(-np.concatenate(logits))),
+            **{name: [reason[name] for reason in why] for name in TABLE.by_name if name.startswith("reason")},
             "moment": which["moment"],
             "model_version": pa.repeat(version, len(ranks)),
         }

@@ -13,10 +13,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.functions import broadcast
 
 from wares.errors import ModelError
 from wares.lake.store import Store
+from wares.model.baselines import Factors, neighbours
 from wares.model.checkpoints import checkpoint_file, remove_checkpoints
 from wares.model.encoding import learn
 from wares.model.evaluation import Report, evaluate, flat, table, with_truth
@@ -211,9 +213,19 @@ def _prepare(plan: Plan) -> None:
 
 
 def measure(
-    store: Store, versions: dict[str, int], network: Network, source: str, role: str, champion: Network | None = None
+    store: Store,
+    versions: dict[str, int],
+    network: Network,
+    source: str,
+    role: str,
+    champion: Network | None = None,
+    als: Factors | None = None,
 ) -> Report:
-    """Rank all products for each user at the moment of a role, validation or test, and compare with what they bought then."""
+    """Rank all products for each user at the moment of a role, validation or test, and compare with what they bought then.
+
+    Args:
+        als: The factors of `baselines.factors` at that moment, which are measured too.
+    """
     frames = {name.removeprefix("gold."): store.read(name, versions[name]).where(f"source = '{source}'") for name in READ}
     moments = frames["moments"].where(f"role = '{role}'")
     users = with_truth(
@@ -226,7 +238,15 @@ def measure(
         affinities=frames["affinities"],
     )
     products = frames["product_features"].where(f"role = '{role}' AND baskets > 0").toArrow()
-    return evaluate(network, products, users, store.settings.train.seed, champion)
+    taught = {"item_knn": neighbours(pairs_before(store, versions, source, role))} | ({"als": als} if als else {})
+    return evaluate(network, products, users, store.settings.train.seed, taught, champion)
+
+
+def pairs_before(store: Store, versions: dict[str, int], source: str, role: str) -> DataFrame:
+    """What all users of a source had bought before the moment of a role: rows of gold.pair_features."""
+    moments, pairs = (store.read(name, versions[name]) for name in ("gold.moments", "gold.pair_features"))
+    chosen = moments.where(f"role = '{role}' AND source = '{source}'").select("source", "moment")
+    return pairs.join(broadcast(chosen), ["source", "moment"], "left_semi")
 
 
 def _champion(client: MlflowClient, source: str) -> Network | None:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
+from pyspark.sql.functions import broadcast, col
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, IDENTIFIER
 from wares.lake.table import Check, Column, Table
@@ -47,6 +48,12 @@ TABLE = Table(
             ALL_SEEN,
             f"How likely it is tried, by what users first bought in the last {TRYING_DAYS} days and what they had bought before.",
         ),
+        Column(
+            "goes_with",
+            "string",
+            ALL_SEEN,
+            "At the moment that is scored: the product of the user's past that adds most to `ease`; null if none adds anything.",
+        ),
         Column("is_new", "boolean", ALL_SEEN, f"Whether the user had not bought it: of those, {BEST} and {BEST} are here."),
     ),
     checks=tuple(
@@ -58,9 +65,12 @@ History = Callable[[int, int], np.ndarray]
 """Gives the rows of a matrix of users and products, float32, of the users from one place to before another."""
 
 
-def build(gold_pair_features: DataFrame) -> DataFrame:
+def build(gold_pair_features: DataFrame, gold_moments: DataFrame) -> DataFrame:
+    now = gold_moments.select("source", "moment", (col("role") == "now").alias("is_now"))
     counts = ("baskets", "baskets_month", "lasting", "days_known")
-    bought = gold_pair_features.select("source", "moment", "user_id", "product_id", *counts)
+    bought = gold_pair_features.select("source", "moment", "user_id", "product_id", *counts).join(
+        broadcast(now), ["source", "moment"]
+    )
     return (
         bought.repartition(TASKS, "source", "moment")
         .groupBy("source", "moment")
@@ -73,11 +83,12 @@ def affinities(bought: pa.Table) -> pa.Table:
     """The rows of this table for one source and moment.
 
     Args:
-        bought: What each user bought before, with `baskets`, `baskets_month`, `lasting` and `days_known`; each pair once.
+        bought: What each user bought before, with `baskets`, `baskets_month`, `lasting` and `days_known`, and whether it
+            `is_now` that users are scored; each pair once.
     """
     # In the order of their names, so that the same rows give the same numbers in whatever order they come.
-    users, user = _coded(bought["user_id"])
-    names, product = _coded(bought["product_id"])
+    users, user = coded(bought["user_id"])
+    names, product = coded(bought["product_id"])
     counts = {name: bought[name].to_numpy().astype(np.float32) for name in ("baskets", "baskets_month", "lasting")}
     most = np.sort(np.argsort(-np.bincount(product, counts["baskets"], len(names)), kind="stable")[:PRODUCTS])
     place = np.full(len(names), -1)
@@ -101,18 +112,21 @@ def affinities(bought: pa.Table) -> pa.Table:
     earlier = matrix(np.log1p(counts["baskets"] - counts["baskets_month"]))
     tried = matrix(bought["days_known"].to_numpy() <= TRYING_DAYS)
     shape = len(users), len(most)
+    # Only what is scored is explained: training needs no reasons.
+    together = ease_weights(history, *shape, EASE) if bought["is_now"][0].as_py() else None
     scored = zip(
         range(0, len(users), BLOCK),
-        ease(history, *shape, EASE),
+        ease(history, *shape, EASE, together),
         # Four baskets of 60 days ago count as much as one of today in `history`.
         ease(matrix(np.log1p(4 * counts["lasting"])), *shape, LATELY),
         regression(earlier, tried, history, *shape, TRIAL),
         strict=True,
     )
-    rows, columns, scores, is_new = [], [], [], []
+    rows, columns, scores, is_new, goes_with = [], [], [], [], []
     for start, *blocks in scored:
         ease_scores, _, trial_scores = blocks
-        had = history(start, start + len(ease_scores)) > 0
+        counted = history(start, min(start + BLOCK, len(users)))
+        had = counted > 0
         for here in range(len(had)):
             before, new = np.flatnonzero(had[here]), np.flatnonzero(~had[here])
             new = np.union1d(_best(new, ease_scores[here]), _best(new, trial_scores[here]))
@@ -120,17 +134,28 @@ def affinities(bought: pa.Table) -> pa.Table:
             columns.append(np.concatenate([before, new]))
             scores.append(np.stack([block[here, columns[-1]] for block in blocks]))
             is_new.append(np.repeat([False, True], [len(before), len(new)]))
+            goes_with.append(_most_added(together, before, columns[-1], counted[here]))
     row = np.concatenate(rows)
-    found = np.concatenate(scores, axis=1)
+    found, added = np.concatenate(scores, axis=1), np.concatenate(goes_with)
     made = {
         "source": pa.repeat(bought["source"][0], len(row)),
         "user_id": users.take(pa.array(row)),
         "product_id": names.take(pa.array(most[np.concatenate(columns)])),
         "moment": pa.repeat(bought["moment"][0], len(row)),
         **dict(zip(("ease", "ease_lately", "trial"), found, strict=True)),
+        "goes_with": names.take(pa.array(np.append(most, 0)[added], mask=added < 0)),
         "is_new": np.concatenate(is_new),
     }
     return pa.table(made)
+
+
+def _most_added(weights: np.ndarray | None, past: np.ndarray, products: np.ndarray, history: np.ndarray) -> np.ndarray:
+    """For each of some products the one of a user's past that adds most to its score by EASE; -1 if none adds anything."""
+    if weights is None or len(past) == 0:
+        return np.full(len(products), -1)
+    added = weights[np.ix_(past, products)] * history[past, None]
+    best = np.argmax(added, axis=0)
+    return np.where(added[best, np.arange(len(products))] > 0, past[best], -1)
 
 
 def _best(places: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -138,27 +163,53 @@ def _best(places: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return places if len(places) <= BEST else places[np.argpartition(-scores[places], BEST - 1)[:BEST]]
 
 
-def ease(history: History, users: int, products: int, regularisation: float) -> Iterator[np.ndarray]:
+def ease(
+    history: History, users: int, products: int, regularisation: float, weights: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """EASE in closed form, for one block of users after the other.
 
     With X the history, P = (X'X + lambda I)^-1 and B = I - P / diag(P), the scores are X B. Where there are fewer users than
     products, XP = (XX' + lambda I)^-1 X and diag(P) = (1 - diag(X'XP)) / lambda need only the users' matrix.
+
+    Args:
+        weights: B, if it is known already.
     """
-    if users <= products:
-        whole = history(0, users)
-        projected = np.linalg.inv(_held(whole @ whole.T, regularisation)) @ whole
-        projected /= (1 - np.einsum("up,up->p", whole, projected)) / np.float32(regularisation)
+    if weights is None and users <= products:
+        whole, projected = _projected(history, users, regularisation)
         for start in range(0, users, BLOCK):
             yield whole[start : start + BLOCK] - projected[start : start + BLOCK]
         return
+    weights = ease_weights(history, users, products, regularisation) if weights is None else weights
+    for start in range(0, users, BLOCK):
+        yield history(start, min(start + BLOCK, users)) @ weights
+
+
+def _projected(history: History, users: int, regularisation: float) -> tuple[np.ndarray, np.ndarray]:
+    """X, and XP / diag(P), by the users' matrix."""
+    whole = history(0, users)
+    projected = np.linalg.inv(_held(whole @ whole.T, regularisation)) @ whole
+    projected /= (1 - np.einsum("up,up->p", whole, projected)) / np.float32(regularisation)
+    return whole, projected
+
+
+def ease_weights(history: History, users: int, products: int, regularisation: float) -> np.ndarray:
+    """B of EASE itself, float32 [products, products]: how much each product of a history adds to the score of each other.
+
+    From the users' matrix it is X'XP / diag(P) / lambda, without its diagonal.
+    """
+    if users <= products:
+        whole, projected = _projected(history, users, regularisation)
+        weights = whole.T @ projected
+        weights /= np.float32(regularisation)
+        np.fill_diagonal(weights, 0)
+        return weights
     gram = np.zeros((products, products), np.float32)
     for (taught,) in _teachers(users, history):
         gram += taught.T @ taught
     weights = np.linalg.inv(_held(gram, regularisation))
     weights /= -np.diag(weights).copy()
     np.fill_diagonal(weights, 0)
-    for start in range(0, users, BLOCK):
-        yield history(start, min(start + BLOCK, users)) @ weights
+    return weights
 
 
 def regression(
@@ -196,7 +247,7 @@ def _teachers(users: int, *matrices: History) -> Iterator[list[np.ndarray]]:
         yield [matrix(start, min(start + BLOCK, users))[-start % every :: every] for matrix in matrices]
 
 
-def _coded(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
+def coded(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
     """The distinct values in their order, and for each row the place of its own."""
     values = pc.unique(column).sort()
     return values, pc.index_in(column, values).to_numpy()

@@ -44,7 +44,7 @@ PARTS = {
 }
 OWN = ("pair", "type", "affinity")
 """The parts whose features stand in each example."""
-NO_FEATURE = ("source", "user_id", "moment", "role", "is_new")
+NO_FEATURE = ("source", "user_id", "moment", "role", "is_new", "goes_with")
 FEATURES = {
     part: [
         column

@@ -15,6 +15,9 @@ ALL_OF_A_USER = CONFIDENTIAL + IDENTIFIER + DEMOGRAPHIC + LOCATION + BEHAVIOUR +
 PARTS = 8
 """Pieces that the users are scored in, by as many cores as there are. Each computes the catalogue's half anew."""
 
+REASONS = ("bought_before", "goes_with", "type_bought", "popular")
+"""As `model/reasons.py` finds them."""
+
 TABLE = Table(
     keys=("source", "user_id", "rank"),
     columns=(
@@ -23,10 +26,25 @@ TABLE = Table(
         Column("rank", "int", ALL_OF_A_USER, "1 for the best."),
         Column("product_id", "string", ALL_OF_A_USER, "What is recommended."),
         Column("score", "float", ALL_OF_A_USER, "The model's probability that the user buys it within the span of the labels."),
+        Column(
+            "reason", "string", ALL_OF_A_USER, "What of the user's past raises the score most: one of " + ", ".join(REASONS) + "."
+        ),
+        Column("reason_product_id", "string", ALL_OF_A_USER, "goes_with: the product of the past that counts most."),
+        Column(
+            "reason_times",
+            "int",
+            ALL_OF_A_USER,
+            "bought_before: the user's baskets with the product; type_bought: how often the user bought one of its type.",
+        ),
+        Column("reason_days", "float", ALL_OF_A_USER, "bought_before: mean days between two; null after a single basket."),
         Column("moment", "timestamp", ALL_OF_A_USER, "What happened from here on was not known; in UTC."),
         Column("model_version", "string", ALL_OF_A_USER, "The registered model and its version, such as wares_myshop@3."),
     ),
-    checks=(Check("probability", "score >= 0 AND score <= 1"), Check("rank_from_one", "rank >= 1")),
+    checks=(
+        Check("probability", "score >= 0 AND score <= 1"),
+        Check("rank_from_one", "rank >= 1"),
+        Check("known_reason", f"reason IN {REASONS}"),
+    ),
 )
 
 Scorer = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]

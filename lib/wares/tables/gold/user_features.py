@@ -85,8 +85,9 @@ def build(
 ) -> DataFrame:
     user = ["source", "user_id", "moment"]
     moments = gold_moments.select("source", "moment", "role", col("day").alias("moment_day"))
-    # Whoever is known but never bought is scored too.
-    known = silver_users.select("source", "user_id").join(broadcast(moments.where("role = 'now'")), "source").select(*user)
+    # Whoever is known but never bought is scored too, and measured; there is nothing to learn from.
+    scored = moments.where("role != 'train'")
+    known = silver_users.select("source", "user_id").join(broadcast(scored), "source").select(*user)
     pairs = gold_pair_features.groupBy(*user).agg(
         count("*").cast("int").alias("products"),
         sum((col("days_known") <= TRIED).cast("int")).cast("int").alias("tried"),
