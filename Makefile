@@ -5,7 +5,7 @@ UV_VERSION := 0.13.9
 DEMO_LAKE ?= lake
 export PYTHONPATH := $(CURDIR)/lib
 
-.PHONY: help demo test proofs bench-lake quality faults notebooks lint setup lock clean
+.PHONY: help demo test proofs bench-lake bench-model quality faults notebooks lint setup lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
@@ -22,6 +22,9 @@ proofs: setup  ## Run the slow proofs: random cases of lineage, flow, cutting by
 
 bench-lake: setup  ## Measure what the lake costs, beside its goals (BENCH="--copies 10" for ten times as many rows)
 	PYTHONPATH=lib:tests/bench .venv/bin/python tests/bench/bench_lake.py $(BENCH)
+
+bench-model: setup  ## Measure what training and scoring cost, beside their goals (DEMO_LAKE=DIR for another lake)
+	PYTHONPATH=lib:tests/bench .venv/bin/python tests/bench/bench_model.py --lake $(DEMO_LAKE) $(BENCH)
 
 quality: setup  ## Train the model of the demo's lake with 5 seeds, and rank the test days (QUALITY="--seeds 1 --role validation")
 	PYTHONPATH=lib .venv/bin/python tests/bench/bench_quality.py --lake $(DEMO_LAKE) $(QUALITY)

@@ -11,21 +11,19 @@ CPU seconds are those of the JVM, which does all the work here, so what else the
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import bare
 import big_shop
 import psutil
+from figures import Figure, tell
 from pyspark.sql import SparkSession
 from wares.lake.checks import repeated_keys
 from wares.lake.delta import Lake
@@ -46,17 +44,6 @@ class Cost:
     wall: float = 0.0
     cpu: float = 0.0
     jobs: int = 0
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure beside its goal (None for one that is only reported)."""
-
-    name: str
-    value: float
-    unit: str
-    goal: float | None
-    how: str
 
 
 def cpu_seconds(spark: SparkSession) -> float:
@@ -172,14 +159,7 @@ def main() -> None:
         more, full = full_build(spark, source, folder, chosen.rounds)
         figures += more + unique_keys(spark, folder / "store") + nothing_new(spark, source, folder)
         figures += one_percent(spark, source, folder, chosen.copies, full)
-    for figure in figures:
-        goal = (
-            "reported" if figure.goal is None else f"goal {figure.goal:g}: {'met' if figure.value <= figure.goal else 'MISSED'}"
-        )
-        print(f"  {figure.name:<52}{figure.value:>8.2f} {figure.unit:<6} {goal:<20} {figure.how}")
-    machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine(), "system": platform.platform()}
-    found = {"rows": sum(rows.values()), "machine": machine, "method": __doc__, "figures": [asdict(figure) for figure in figures]}
-    chosen.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+    tell(figures, __doc__, chosen.json, rows=sum(rows.values()))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def _offered(store: Store, source: str) -> pa.Table:
     return products.where(products["source"] == source).toArrow()
 
 
-def _history(catalogue: Catalogue) -> Callable[[np.ndarray], np.ndarray]:
+def history(catalogue: Catalogue) -> Callable[[np.ndarray], np.ndarray]:
     """From the places of what a user bought to those of the candidates: that, its neighbours, and what is popular."""
     neighbours = catalogue.neighbours(NEIGHBOURS)
     popular = top(catalogue.baskets.astype(np.float32), POPULAR)
@@ -101,7 +101,7 @@ class Ranker:
                 if model is not None:
                     if source not in scorers:
                         catalogue = Catalogue(model.network, model.products)
-                        candidates = _history(catalogue) if self._settings.candidates == "history" else None
+                        candidates = history(catalogue) if self._settings.candidates == "history" else None
                         scorers[source] = Scorer(model.network, catalogue, candidates)
                     yield from self._rank(users.filter(pc.equal(users["source"], source)), scorers[source], model.version)
 

@@ -1,0 +1,360 @@
+"""What the model costs: `make bench-model`. Each figure beside its goal, each ratio measured side by side in one run.
+
+    training     the training loop, reading included, at the shape of the wide & deep paper (10 categorical features of 5,000
+                 values, embeddings of 10, three layers of 400 with batch normalisation, batches of 4,096), against the
+                 network's matrix products alone at the speed of a plain one on the same core, and against keras.Model.fit
+    ranks        two ranks, each on a core of its own, against one; beside it two that do not exchange anything, since what two
+                 cores of one processor share no exchange can win back
+    scoring      the exact top 10 of the champion of the lake that `make demo` leaves, on one core, against model.predict in a
+                 Spark function, against a plain matrix product, and against Spark's ALS.recommendForAllUsers
+    candidates   the share of the exact top 10 that the setting score.candidates=history keeps
+
+Medians of several rounds, the ways in turn in each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from figures import Figure, tell
+from pyspark.ml.recommendation import ALS
+from pyspark.sql import DataFrame
+from pyspark.sql.functions import col, dense_rank, log1p
+from pyspark.sql.window import Window
+from threadpoolctl import threadpool_limits
+from wares.lake.session import open_session
+from wares.lake.store import Store
+from wares.model import registry
+from wares.model.encoding import Encoding, encode_parts
+from wares.model.launcher import environment
+from wares.model.plan import Plan
+from wares.model.reader import EXAMPLES, TABLES
+from wares.model.scorer import USERS, Catalogue, Network, Scorer, top
+from wares.model.scoring import history
+from wares.model.spec import Spec
+from wares.settings import Train, load_settings
+from wares.tables import TABLES as FILES
+from wares.tables.gold.examples import FEATURES
+from wares.tables.gold.recommendations import with_past
+
+FIELDS, VALUES, ROWS = 5, 5_000, 500_000
+"""Categorical features of the user and of the product each, values of each, and examples."""
+K = 10
+PREDICTED = 3
+"""Users that model.predict scores: each takes seconds."""
+WORKER = Path(__file__).with_name("bench_rank.py")
+
+
+def paper(folder: Path) -> Plan:
+    """A plan for the paper's shape, with tables of random values."""
+    random = np.random.default_rng(1)
+    names = {part: [f"{part}{n}" for n in range(FIELDS)] for part in TABLES}
+    features = [
+        {"name": name, "from": f"{part}.{name}", "kind": "categorical", "side": "both", "vocabulary": VALUES, "embedding": 10}
+        for part, columns in names.items()
+        for name in columns
+    ]
+    spec = Spec.model_validate({"network": {"hidden": [400, 400]}, "features": features})
+    moment = pa.scalar(0, pa.timestamp("us", "UTC"))
+    files = {EXAMPLES: [str(folder / "examples.parquet")]}
+    many = 20_000
+    for part, table in TABLES.items():
+        values = {name: pa.array(random.integers(0, VALUES, many)).cast(pa.string()) for name in names[part]}
+        keys = {f"{part}_id": pa.array(range(many)).cast(pa.string()), "moment": pa.repeat(moment, many)}
+        told = {"source": pa.repeat("paper", many), "role": pa.repeat("train", many)}
+        files[table] = [str(folder / f"{part}.parquet")]
+        pq.write_table(pa.table(told | keys | values), files[table][0])
+    examples = {f"{part}_id": pa.array(random.integers(0, many, ROWS)).cast(pa.string()) for part in TABLES} | {
+        "source": pa.repeat("paper", ROWS),
+        "split": pa.repeat("train", ROWS),
+        "moment": pa.repeat(moment, ROWS),
+        "label": pa.array(random.integers(0, 2, ROWS), pa.int8()),
+        "weight": pa.repeat(pa.scalar(1, pa.float32()), ROWS),
+    }
+    pq.write_table(pa.table(examples), files[EXAMPLES][0], row_group_size=50_000)
+    values = [str(value) for value in range(VALUES)]
+    Encoding({feature["name"]: values for feature in features}, {}, {}).save(folder / "encoding.json")
+    return Plan(files, "paper", spec, Train(batch_size=4096), folder)
+
+
+def ranks(plan: Plan, way: str, number: int, apart: bool = False) -> list[dict[str, float]]:
+    """Run `bench_rank.py` on so many ranks, on a core each; what each measured.
+
+    Args:
+        apart: Run them side by side as trainings of their own.
+    """
+    command = [sys.executable, str(WORKER), str(plan.folder / "plan.json"), way]
+    environ = {**environment(), "PYTHONPATH": os.pathsep.join(sys.path)}
+    if way == "fit":
+        environ.pop("OMP_NUM_THREADS")
+    cores = sorted(os.sched_getaffinity(0))
+    if apart:
+        commands = [["taskset", "-c", str(cores[rank]), *command, str(rank)] for rank in range(number)]
+    elif number == 1:
+        commands = [[*command, "0"]]
+    else:
+        launcher = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(number), "-H", f"localhost:{number}", "--gloo"]
+        commands = [[sys.executable, *launcher, *command]]
+    running = [subprocess.Popen(words, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for words in commands]
+    for process in running:
+        said = process.communicate()[0]
+        if process.returncode:
+            raise SystemExit(said.decode()[-3000:])
+    return [json.loads((plan.folder / f"{way}-{rank}.json").read_text(encoding="utf-8")) for rank in range(number)]
+
+
+def training(folder: Path, rounds: int) -> list[Figure]:
+    """The training loop, alone, against its limit and against `fit`, and on two ranks."""
+    plan = paper(folder)
+    plan.save()
+    ways = {"limit": ("matmul", 1, False), "loop": ("loop", 1, False), "two": ("loop", 2, False), "apart": ("loop", 2, True)}
+    ways["fit"] = ("fit", 1, False)
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    waiting = []
+    for number in range(rounds):
+        for name, (way, size, apart) in ways.items():
+            measured = ranks(plan, way, size, apart)
+            found[name].append(sum(rank["samples_per_second"] for rank in measured))
+            waiting += [rank["waiting"] for rank in measured if name == "loop"]
+            print(f"  round {number + 1} of {rounds}, {name}: {found[name][-1]:,.0f} samples/s", flush=True)
+
+    def ratio(above: str, below: str, times: float = 1.0) -> float:
+        return statistics.median(a / (b * times) for a, b in zip(found[above], found[below], strict=True))
+
+    median = {name: f"{statistics.median(values):,.0f}" for name, values in found.items()}
+    return [
+        Figure(
+            "training on one core / its matrix products alone",
+            ratio("loop", "limit"),
+            "x",
+            0.75,
+            f"{median['loop']} of {median['limit']} samples/s",
+            True,
+        ),
+        Figure("waiting for data, of the loop's time", statistics.median(waiting), "", 0.03, "one core"),
+        Figure(
+            "two ranks / keras.Model.fit on both cores",
+            ratio("two", "fit"),
+            "x",
+            3.0,
+            f"{median['two']} against {median['fit']} samples/s",
+            True,
+        ),
+        Figure(
+            "two ranks / twice one rank",
+            ratio("two", "loop", 2),
+            "x",
+            0.9,
+            f"{median['two']} against {median['loop']} samples/s",
+            True,
+        ),
+        Figure(
+            "two ranks / two trainings side by side",
+            ratio("two", "apart"),
+            "x",
+            None,
+            f"what the exchange costs; {median['apart']} samples/s",
+        ),
+    ]
+
+
+def scoring(lake: str, source: str, many: int, rounds: int) -> list[Figure]:
+    """The champion's exact top K on one core, beside other ways."""
+    settings = load_settings(overrides=[f"lake.root={lake}"])
+    with Store(open_session(settings, "bench"), settings, FILES, "bench") as store:
+        version = registry.champion(registry.connect(settings), source)
+        if version is None:
+            raise SystemExit(f"{lake} has no champion of {source}: run `make demo` first, or name its lake by --lake")
+        network = registry.load_network(version)
+        at = {
+            name: store.read(f"gold.{name}").where(col("source") == source)
+            for name in ("moments", "user_features", "product_features")
+        }
+        past = {
+            name: store.read(f"gold.{table}")
+            for name, table in (("pairs", "pair_features"), ("types", "type_features"), ("affinities", "affinities"))
+        }
+        now = at["moments"].where("role = 'now'")
+        offered = at["product_features"].where("role = 'now' AND is_offered")
+        users = with_past(now, at["user_features"].where("baskets > 0").orderBy("user_id").limit(many), **past).toArrow()
+        products = offered.toArrow()
+        with threadpool_limits(1):
+            found, figures = exact(network, products, users, rounds)
+            figures += kept(network, products, users)
+        seconds, lists = predicted(network, store, users, offered, past, found)
+        pairs = PREDICTED * products.num_rows / seconds
+        same = statistics.mean(len(np.intersect1d(found[user], lists[user])) / K for user in lists)
+        # The Spark function runs on all cores, the scorer on one.
+        speed = figures[0].value * 1e6 * len(os.sched_getaffinity(0)) / pairs
+        figures += [
+            Figure(
+                "scoring / model.predict in a Spark function, same cores",
+                speed,
+                "x",
+                10,
+                f"{pairs:,.0f} pairs/s by predict",
+                True,
+            ),
+            Figure(
+                "top 10 that is the same as by model.predict",
+                same,
+                "",
+                None,
+                f"{PREDICTED} users; pairs within 1e-5 of each other may change places",
+            ),
+            als(store, source),
+        ]
+    return figures
+
+
+def exact(network: Network, products: pa.Table, users: pa.Table, rounds: int) -> tuple[dict[str, np.ndarray], list[Figure]]:
+    """The exact top K of each user on one core, and how near it comes to the speed of a matrix product."""
+    catalogue = Catalogue(network, products)
+    scorer, found = Scorer(network, catalogue), {}
+    hidden, second = network.weights["second/kernel"].shape
+    square = np.random.default_rng(1).random((1024, 1024), np.float32)
+    speeds, ratios = [], []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for _ in range(20):
+            square @ square
+        gemm = 20 * 2 * 1024**3 / (time.perf_counter() - start)
+        start = time.perf_counter()
+        for scored in scorer.score(users):
+            found[users["user_id"][scored.row].as_py()] = top(scored.logits, K)
+        pairs = users.num_rows * products.num_rows / (time.perf_counter() - start)
+        speeds.append(pairs / 1e6)
+        ratios.append(pairs * 2 * (hidden * second + second) / gemm)
+    named = {user: np.array(catalogue.ids.take(pa.array(places)).to_pylist()) for user, places in found.items()}
+    told = f"{users.num_rows} users x {products.num_rows:,} products, {USERS} users at a time"
+    return named, [
+        Figure("scoring on one core, exact", statistics.median(speeds), "M/s", None, f"pairs; {told}"),
+        Figure(
+            "its second layer's products / a plain matrix product",
+            statistics.median(ratios),
+            "x",
+            0.6,
+            f"all else that scoring does counted as lost; layers of {hidden} and {second}",
+            True,
+        ),
+    ]
+
+
+def kept(network: Network, products: pa.Table, users: pa.Table) -> list[Figure]:
+    """The share of the exact top K that is among the candidates, and how much faster those are."""
+    catalogue, lists, seconds = Catalogue(network, products), {}, {}
+    for name, candidates in (("all", None), ("history", history(catalogue))):
+        start = time.perf_counter()
+        lists[name] = [top(scored.logits, K) for scored in Scorer(network, catalogue, candidates).score(users)]
+        seconds[name] = time.perf_counter() - start
+    shares = [len(np.intersect1d(a, b)) / K for a, b in zip(lists["all"], lists["history"], strict=True)]
+    how = f"{seconds['all'] / seconds['history']:.1f} times as fast"
+    return [Figure("exact top 10 kept by score.candidates=history", float(np.mean(shares)), "", 0.99, how, True)]
+
+
+def predicted(
+    network: Network, store: Store, users: pa.Table, offered: DataFrame, past: dict[str, DataFrame], found: dict[str, np.ndarray]
+) -> tuple[float, dict[str, list[str]]]:
+    """How long model.predict takes in a Spark function over pairs with all their features, and its top K of each user."""
+    chosen = sorted(found)[:PREDICTED]
+    version = registry.champion(registry.connect(store.settings), store.settings.sources[0])
+    folder = registry.mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=registry.FILES)
+    spec, encoding = network.spec, network.encoding
+    key = ["source", "user_id", "product_id", "moment"]
+
+    def named(frame: DataFrame, part: str, *keys: str) -> DataFrame:
+        return frame.select(
+            *keys, *(col(column.name).alias(f"{part}_{column.name}") for column in FEATURES[part] if column.name not in keys)
+        )
+
+    people = named(
+        store.read("gold.user_features").where(col("user_id").isin(chosen) & (col("role") == "now")),
+        "user",
+        "source",
+        "user_id",
+        "moment",
+    )
+    goods = named(offered, "product", "source", "product_id", "moment")
+    goods = goods.withColumn("type", col("product_type"))
+    pairs = people.join(goods, ["source", "moment"])
+    pairs = pairs.join(named(past["pairs"].where(col("user_id").isin(chosen)), "pair", *key), key, "left")
+    pairs = pairs.join(
+        named(past["types"].where(col("user_id").isin(chosen)), "type", "source", "user_id", "type", "moment"),
+        ["source", "user_id", "type", "moment"],
+        "left",
+    )
+    pairs = pairs.join(named(past["affinities"].where(col("user_id").isin(chosen)), "affinity", *key), key, "left")
+    # Joined before the clock starts: only the function is measured, at its best.
+    ready = pairs.repartition(len(os.sched_getaffinity(0))).cache()
+    ready.count()
+
+    def predict(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import keras
+        import wares.model.network  # noqa: F401, since it registers the layers
+
+        model = keras.models.load_model(f"{folder}/model.keras", compile=False)
+        for batch in batches:
+            table = pa.Table.from_batches([batch])
+            logits = model.predict(encode_parts(spec, encoding, table), batch_size=4096, verbose=0)[:, 0]
+            yield pa.RecordBatch.from_arrays(
+                [table["user_id"].combine_chunks(), table["product_id"].combine_chunks(), pa.array(logits)],
+                ["user_id", "product_id", "logit"],
+            )
+
+    start = time.perf_counter()
+    scored = ready.mapInArrow(predict, "user_id string, product_id string, logit float").toArrow()
+    seconds = time.perf_counter() - start
+    lists = {}
+    for user in chosen:
+        of = scored.filter(pa.compute.equal(scored["user_id"], user)).sort_by([("logit", "descending")])
+        lists[user] = of["product_id"].slice(0, K).to_pylist()
+    return seconds, lists
+
+
+def als(store: Store, source: str) -> Figure:
+    """Spark's ALS with implicit feedback: the time of recommendForAllUsers, for the same products."""
+    pairs = store.read("gold.pair_features").join(
+        store.read("gold.moments").where(f"source = '{source}' AND role = 'now'"), ["source", "moment"], "left_semi"
+    )
+    numbered = pairs.select(
+        dense_rank().over(Window.orderBy("user_id")).alias("user"),
+        dense_rank().over(Window.orderBy("product_id")).alias("product"),
+        log1p("baskets").alias("rating"),
+    ).cache()
+    model = ALS(rank=64, maxIter=5, implicitPrefs=True, userCol="user", itemCol="product", ratingCol="rating").fit(numbered)
+    start = time.perf_counter()
+    model.recommendForAllUsers(K).write.format("noop").mode("overwrite").save()
+    seconds = time.perf_counter() - start
+    speed = model.userFactors.count() * model.itemFactors.count() / seconds / 1e6
+    return Figure("Spark's ALS.recommendForAllUsers, 64 factors", speed, "M/s", None, f"pairs, all cores; {seconds:.1f} s")
+
+
+def main() -> None:
+    """Run all of it and print each figure beside its goal."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--lake", default="lake", help="a lake with a champion (default: lake, as `make demo` leaves it)")
+    options.add_argument("--source", default="completejourney")
+    options.add_argument("--users", type=int, default=256, help="users that are scored (default: 256)")
+    options.add_argument("--rounds", type=int, default=3, help="rounds of each measurement (default: 3)")
+    options.add_argument("--json", type=Path, default=Path("bench-model.json"), help="where the figures go")
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="wares-bench-") as name:
+        figures = training(Path(name), chosen.rounds)
+    figures += scoring(chosen.lake, chosen.source, chosen.users, chosen.rounds)
+    tell(figures, __doc__, chosen.json)
+
+
+if __name__ == "__main__":
+    main()
