@@ -188,8 +188,12 @@ def scoring(lake: str, source: str, many: int, rounds: int) -> list[Figure]:
         }
         now = at["moments"].where("role = 'now'")
         offered = at["product_features"].where("role = 'now' AND is_offered")
-        users = with_past(now, at["user_features"].where("baskets > 0").orderBy("user_id").limit(many), **past).toArrow()
+        print("  reading users and products", flush=True)
+        users = with_past(
+            now, at["user_features"].where("role = 'now' AND baskets > 0").orderBy("user_id").limit(many), **past
+        ).toArrow()
         products = offered.toArrow()
+        print(f"  scoring {users.num_rows} users", flush=True)
         with threadpool_limits(1):
             found, figures = exact(network, products, users, rounds)
             figures += kept(network, products, users)
@@ -204,7 +208,7 @@ def scoring(lake: str, source: str, many: int, rounds: int) -> list[Figure]:
                 speed,
                 "x",
                 10,
-                f"{pairs:,.0f} pairs/s by predict",
+                f"{pairs:,.0f} pairs/s by predict, which loads the model first",
                 True,
             ),
             Figure(
@@ -296,6 +300,7 @@ def predicted(
         "left",
     )
     pairs = pairs.join(named(past["affinities"].where(col("user_id").isin(chosen)), "affinity", *key), key, "left")
+    print(f"  model.predict for {PREDICTED} users", flush=True)
     # Joined before the clock starts: only the function is measured, at its best.
     ready = pairs.repartition(len(os.sched_getaffinity(0))).cache()
     ready.count()
@@ -333,6 +338,7 @@ def als(store: Store, source: str) -> Figure:
         dense_rank().over(Window.orderBy("product_id")).alias("product"),
         log1p("baskets").alias("rating"),
     ).cache()
+    print("  Spark's ALS", flush=True)
     model = ALS(rank=64, maxIter=5, implicitPrefs=True, userCol="user", itemCol="product", ratingCol="rating").fit(numbered)
     start = time.perf_counter()
     model.recommendForAllUsers(K).write.format("noop").mode("overwrite").save()
