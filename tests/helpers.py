@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,9 @@ from wares.tables import TABLES
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 """Data that stands beside the checkout on some machines; tests that need it are skipped where it is absent."""
+
+SET_FLAGS, IMMUTABLE = 0x40086602, 0x10
+"""Linux: the call that sets a file's flags, and the flag of one that nobody changes."""
 
 HEADER = "number,line,customer,item,at,quantity,price,note"
 
@@ -87,3 +94,20 @@ def frame_of(spark: SparkSession, rows: list[tuple[Any, ...]], schema: StructTyp
     schema = StructType.fromDDL(schema) if isinstance(schema, str) else schema
     made = [dict(zip(schema.names, row, strict=True)) for row in rows]
     return spark.createDataFrame(pa.Table.from_pylist(made, to_arrow_schema(schema)), schema)
+
+
+def forbid(folder: Path, forbidden: bool) -> None:
+    """Let nothing be made or deleted in any folder below this one, or allow it again.
+
+    Permissions do not stop root, whom only the flag of immutable folders stops.
+    """
+    for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+        with suppress(FileNotFoundError):
+            if os.geteuid():
+                path.chmod(0o555 if forbidden else 0o755)
+                continue
+            opened = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.ioctl(opened, SET_FLAGS, struct.pack("i", IMMUTABLE if forbidden else 0))
+            finally:
+                os.close(opened)

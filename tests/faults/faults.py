@@ -10,13 +10,11 @@ out, must hold what a lake holds that was made of the same files in one undistur
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import random
 import resource
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -27,9 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from deliveries import declare, deliver
+from helpers import forbid
 
-SET_FLAGS, IMMUTABLE = 0x40086602, 0x10
-"""Linux: the call that sets a file's flags, and the flag of one that nobody changes."""
 HERE = Path(__file__).resolve().parent
 KINDS = ("driver killed", "worker killed", "disk full", "no permission")
 LONGEST = 300.0
@@ -101,23 +98,6 @@ class Victim:
                     if group == self._process.pid and b"java" in command.split(b"\0")[0] and runs in command:
                         found.append(int(process.name))
         return found
-
-
-def forbid(folder: Path, forbidden: bool) -> None:
-    """Let nothing be made or deleted in any folder below this one, or allow it again.
-
-    Permissions do not stop root, whom only the flag of immutable folders stops.
-    """
-    for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        with suppress(FileNotFoundError):
-            if os.geteuid():
-                path.chmod(0o555 if forbidden else 0o755)
-                continue
-            opened = os.open(path, os.O_RDONLY)
-            try:
-                fcntl.ioctl(opened, SET_FLAGS, struct.pack("i", IMMUTABLE if forbidden else 0))
-            finally:
-                os.close(opened)
 
 
 def strike(victim: Victim, lake: Path, kind: str, chance: random.Random, usual: float) -> None:

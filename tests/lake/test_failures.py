@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import open_store, shop, write_csv, write_source
+from helpers import forbid, open_store, shop, write_csv, write_source
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import col
 from wares.cli import explain
@@ -169,6 +169,21 @@ def test_a_full_disk(spark: SparkSession, made: Path, root: Path) -> None:
     assert store.refresh("gold.sold").status == "written"
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert "No space left on device" in explain(full, debug=False)
+
+
+def test_a_lake_that_may_not_be_written(spark: SparkSession, made: Path, root: Path) -> None:
+    store = opened(spark, made, root, sold())
+    try:
+        forbid(root, True)
+    except OSError as error:
+        pytest.skip(f"this file system forbids nothing to root: {error}")
+    try:
+        with pytest.raises(StorageError, match="The lake may not be written: gold.sold is as it was.") as refused:
+            store.refresh("gold.sold")
+    finally:
+        forbid(root, False)
+    assert "let the user that runs the job write" in refused.value.do
+    assert store.refresh("gold.sold").status == "written"
 
 
 # Two tables that claim one name

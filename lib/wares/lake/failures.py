@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import getpass
 import re
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -17,6 +18,9 @@ from wares.errors import QualityError, StorageError, WaresError
 
 FULL = re.compile(r"No space left on device|File too large|Disk quota exceeded")
 FULL_NUMBERS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+FORBIDDEN = re.compile(
+    "Operation not permitted|Permission denied|AccessDenied|AccessControlException|Mkdirs failed|DELTA_CANNOT_CREATE_LOG_PATH"
+)
 MISSING = re.compile(
     r"FileNotFoundException|FILE_NOT_EXIST|VERSIONS_NOT_CONTIGUOUS|TRUNCATED_TRANSACTION_LOG|LOG_FILE_NOT_FOUND|STATE_RECOVER_ERROR"
 )
@@ -66,6 +70,12 @@ def plain(error: Exception, name: str) -> WaresError | None:
             f"The disk is full: {name} could not be written.",
             found=found[0] if (found := FULL.search(said)) else str(error.strerror),
             do="make room, also where Spark keeps its temporary files, and run the job again; nothing half-written is visible",
+        )
+    if forbidden := FORBIDDEN.search(said):
+        return StorageError(
+            f"The lake may not be written: {name} is as it was.",
+            found=f"{forbidden[0]}, for {getpass.getuser()}",
+            do="let the user that runs the job write below lake.root, and run the job again",
         )
     if MISSING.search(said):
         return StorageError(
