@@ -4,7 +4,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.functions import coalesce, col, from_utc_timestamp, to_date, try_divide, try_multiply, when
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, FINANCIAL, IDENTIFIER, INTERNAL, PUBLIC
-from wares.lake.table import APPEND, Check, Column, Reference, Table
+from wares.lake.table import APPEND, Check, Column, Table
 
 TABLE = Table(
     keys=("source", "order_id", "line"),
@@ -35,7 +35,6 @@ TABLE = Table(
         Check("return_not_positive", "kind != 'return' OR (quantity <= 0 AND value <= 0)"),
         Check("quantity_not_zero", "quantity != 0", severity="warn"),
     ),
-    references=(Reference(("source", "product_id"), "silver.products"),),
     refresh=APPEND,
 )
 
