@@ -175,9 +175,8 @@ def validate(model: type[Model], data: dict[str, Any], path: str) -> Model:
         lines = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"])
-            # A whole group of keys would bury what is wrong with it.
             silent = problem["type"] in ("missing", "extra_forbidden") or key.endswith("secret")
-            silent |= isinstance(problem["input"], (dict, list))
+            silent |= isinstance(problem["input"], (dict, list))  # a whole group of keys would bury what is wrong with it
             found = "" if silent else f" (found {problem['input']!r})"
             said = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
             lines.append(": ".join(filter(None, (key, f"{said}{found}"))))

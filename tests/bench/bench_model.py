@@ -29,14 +29,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from figures import Figure, tell
-from pyspark.ml.recommendation import ALS
+from mlflow.entities.model_registry import ModelVersion
 from pyspark.sql import DataFrame
-from pyspark.sql.functions import col, dense_rank, log1p
-from pyspark.sql.window import Window
+from pyspark.sql.functions import col
 from threadpoolctl import threadpool_limits
 from wares.lake.session import open_session
 from wares.lake.store import Store
 from wares.model import registry
+from wares.model.baselines import K, fit_als
 from wares.model.encoding import Encoding, encode_parts
 from wares.model.launcher import environment
 from wares.model.plan import Plan
@@ -44,14 +44,14 @@ from wares.model.reader import EXAMPLES, TABLES
 from wares.model.scorer import USERS, Catalogue, Network, Scorer, top
 from wares.model.scoring import history
 from wares.model.spec import Spec
+from wares.model.training import pairs_before, pinned
 from wares.settings import Train, load_settings
 from wares.tables import TABLES as FILES
-from wares.tables.gold.examples import FEATURES
+from wares.tables.gold.examples import PARTS, features_of
 from wares.tables.gold.recommendations import with_past
 
 FIELDS, VALUES, ROWS = 5, 5_000, 500_000
 """Categorical features of the user and of the product each, values of each, and examples."""
-K = 10
 PREDICTED = 3
 """Users that model.predict scores: each takes seconds."""
 WORKER = Path(__file__).with_name("bench_rank.py")
@@ -196,8 +196,8 @@ def scoring(lake: str, source: str, many: int, rounds: int) -> list[Figure]:
         print(f"  scoring {users.num_rows} users", flush=True)
         with threadpool_limits(1):
             found, figures = exact(network, products, users, rounds)
-            figures += kept(network, products, users)
-        seconds, lists = predicted(network, store, users, offered, past, found)
+            figures.append(kept(network, products, users, found, figures[0].value * 1e6))
+        seconds, lists = predicted(network, version, at["user_features"], offered, past, sorted(found)[:PREDICTED])
         pairs = PREDICTED * products.num_rows / seconds
         same = statistics.mean(len(np.intersect1d(found[user], lists[user])) / K for user in lists)
         # The Spark function runs on all cores, the scorer on one.
@@ -256,50 +256,41 @@ def exact(network: Network, products: pa.Table, users: pa.Table, rounds: int) ->
     ]
 
 
-def kept(network: Network, products: pa.Table, users: pa.Table) -> list[Figure]:
-    """The share of the exact top K that is among the candidates, and how much faster those are."""
-    catalogue, lists, seconds = Catalogue(network, products), {}, {}
-    for name, candidates in (("all", None), ("history", history(catalogue))):
-        start = time.perf_counter()
-        lists[name] = [top(scored.logits, K) for scored in Scorer(network, catalogue, candidates).score(users)]
-        seconds[name] = time.perf_counter() - start
-    shares = [len(np.intersect1d(a, b)) / K for a, b in zip(lists["all"], lists["history"], strict=True)]
-    how = f"{seconds['all'] / seconds['history']:.1f} times as fast"
-    return [Figure("exact top 10 kept by score.candidates=history", float(np.mean(shares)), "", 0.99, how, True)]
+def kept(network: Network, products: pa.Table, users: pa.Table, found: dict[str, np.ndarray], speed: float) -> Figure:
+    """The share of the exact top K that is among the candidates, and how much faster those are.
+
+    Args:
+        found: The exact top K of each user.
+        speed: Pairs a second of the exact way.
+    """
+    catalogue = Catalogue(network, products)
+    candidates, shares = history(catalogue), []
+    start = time.perf_counter()
+    for scored in Scorer(network, catalogue, candidates).score(users):
+        listed = catalogue.ids.take(pa.array(top(scored.logits, K))).to_pylist()
+        shares.append(len(np.intersect1d(found[users["user_id"][scored.row].as_py()], listed)) / K)
+    faster = users.num_rows * products.num_rows / speed / (time.perf_counter() - start)
+    how = f"{faster:.1f} times as fast"
+    return Figure("exact top 10 kept by score.candidates=history", float(np.mean(shares)), "", 0.99, how, True)
 
 
 def predicted(
-    network: Network, store: Store, users: pa.Table, offered: DataFrame, past: dict[str, DataFrame], found: dict[str, np.ndarray]
+    network: Network,
+    version: ModelVersion,
+    users: DataFrame,
+    offered: DataFrame,
+    past: dict[str, DataFrame],
+    chosen: list[str],
 ) -> tuple[float, dict[str, list[str]]]:
     """How long model.predict takes in a Spark function over pairs with all their features, and its top K of each user."""
-    chosen = sorted(found)[:PREDICTED]
-    version = registry.champion(registry.connect(store.settings), store.settings.sources[0])
     folder = registry.mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=registry.FILES)
     spec, encoding = network.spec, network.encoding
-    key = ["source", "user_id", "product_id", "moment"]
-
-    def named(frame: DataFrame, part: str, *keys: str) -> DataFrame:
-        return frame.select(
-            *keys, *(col(column.name).alias(f"{part}_{column.name}") for column in FEATURES[part] if column.name not in keys)
-        )
-
-    people = named(
-        store.read("gold.user_features").where(col("user_id").isin(chosen) & (col("role") == "now")),
-        "user",
-        "source",
-        "user_id",
-        "moment",
-    )
-    goods = named(offered, "product", "source", "product_id", "moment")
-    goods = goods.withColumn("type", col("product_type"))
+    own = col("user_id").isin(chosen)
+    people = features_of("user", users.where(own & (col("role") == "now")))
+    goods = features_of("product", offered).withColumn("type", col("product_type"))
     pairs = people.join(goods, ["source", "moment"])
-    pairs = pairs.join(named(past["pairs"].where(col("user_id").isin(chosen)), "pair", *key), key, "left")
-    pairs = pairs.join(
-        named(past["types"].where(col("user_id").isin(chosen)), "type", "source", "user_id", "type", "moment"),
-        ["source", "user_id", "type", "moment"],
-        "left",
-    )
-    pairs = pairs.join(named(past["affinities"].where(col("user_id").isin(chosen)), "affinity", *key), key, "left")
+    for name, part in (("pairs", "pair"), ("types", "type"), ("affinities", "affinity")):
+        pairs = pairs.join(features_of(part, past[name].where(own)), list(PARTS[part].TABLE.keys), "left")
     print(f"  model.predict for {PREDICTED} users", flush=True)
     # Joined before the clock starts: only the function is measured, at its best.
     ready = pairs.repartition(len(os.sched_getaffinity(0))).cache()
@@ -329,22 +320,15 @@ def predicted(
 
 
 def als(store: Store, source: str) -> Figure:
-    """Spark's ALS with implicit feedback: the time of recommendForAllUsers, for the same products."""
-    pairs = store.read("gold.pair_features").join(
-        store.read("gold.moments").where(f"source = '{source}' AND role = 'now'"), ["source", "moment"], "left_semi"
-    )
-    numbered = pairs.select(
-        dense_rank().over(Window.orderBy("user_id")).alias("user"),
-        dense_rank().over(Window.orderBy("product_id")).alias("product"),
-        log1p("baskets").alias("rating"),
-    ).cache()
+    """Spark's ALS with implicit feedback, as the baseline has it: the time of recommendForAllUsers, for the same products."""
     print("  Spark's ALS", flush=True)
-    model = ALS(rank=64, maxIter=5, implicitPrefs=True, userCol="user", itemCol="product", ratingCol="rating").fit(numbered)
+    model, _ = fit_als(pairs_before(store, pinned(store), source, "now"), store.settings.train.seed)
     start = time.perf_counter()
     model.recommendForAllUsers(K).write.format("noop").mode("overwrite").save()
     seconds = time.perf_counter() - start
     speed = model.userFactors.count() * model.itemFactors.count() / seconds / 1e6
-    return Figure("Spark's ALS.recommendForAllUsers, 64 factors", speed, "M/s", None, f"pairs, all cores; {seconds:.1f} s")
+    how = f"pairs, all cores; {seconds:.1f} s"
+    return Figure(f"Spark's ALS.recommendForAllUsers, {model.rank} factors", speed, "M/s", None, how)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,9 @@ from pyspark.sql.functions import broadcast, log1p, row_number
 from scipy.sparse import csr_array
 
 from wares.tables.gold.affinities import PRODUCTS, coded
+
+if TYPE_CHECKING:
+    from pyspark.ml.recommendation import ALSModel
 
 K = 10
 """How long lists are that are measured."""
@@ -169,10 +173,22 @@ class Factors:
 
 
 def factors(pairs: DataFrame, seed: int) -> Factors:
+    """The products' factors of `fit_als`."""
+    model, products = fit_als(pairs, seed)
+    values = model.itemFactors.withColumnRenamed("id", "product_id_number").join(products, "product_id_number")
+    values = values.select("product_id", "features").toArrow()
+    flat = values["features"].combine_chunks().flatten().to_numpy()
+    return Factors(values["product_id"].combine_chunks(), flat.reshape(-1, RANK))
+
+
+def fit_als(pairs: DataFrame, seed: int) -> tuple[ALSModel, DataFrame]:
     """Fit Spark's ALS, with the logarithm of the baskets as preference.
 
     Args:
         pairs: Rows of gold.pair_features of one source and moment.
+
+    Returns:
+        The model, and the number by which it knows each product: product_id and product_id_number.
     """
     from pyspark.ml.recommendation import ALS
 
@@ -193,10 +209,7 @@ def factors(pairs: DataFrame, seed: int) -> Factors:
         ratingCol="preference",
         seed=seed,
     )
-    found = solver.fit(rated).itemFactors.withColumnRenamed("id", "product_id_number").join(products, "product_id_number")
-    values = found.select("product_id", "features").toArrow()
-    flat = values["features"].combine_chunks().flatten().to_numpy()
-    return Factors(values["product_id"].combine_chunks(), flat.reshape(-1, RANK))
+    return solver.fit(rated), products
 
 
 def _numbered(pairs: DataFrame, name: str) -> DataFrame:

@@ -102,12 +102,12 @@ def build(
     )
     return (
         _pairs(gold_interactions, moments, users, products, pairs, affine)
-        .join(_features("pair", pairs), ["source", "user_id", "product_id", "moment"], "left")
-        .join(_features("affinity", affine), ["source", "user_id", "product_id", "moment"], "left")
+        .join(features_of("pair", pairs), ["source", "user_id", "product_id", "moment"], "left")
+        .join(features_of("affinity", affine), ["source", "user_id", "product_id", "moment"], "left")
         # What the user had bought before, or what goes with it, is an example by its own rate, not because it was drawn.
         .where("NOT drawn OR (pair_baskets IS NULL AND affinity_ease IS NULL)")
         .join(products.select("source", "product_id", "moment", "type", "slots", "all_slots"), ["source", "product_id", "moment"])
-        .join(_features("type", gold_type_features), ["source", "user_id", "type", "moment"], "left")
+        .join(features_of("type", gold_type_features), ["source", "user_id", "type", "moment"], "left")
         .join(users.select("source", "user_id", "moment"), ["source", "user_id", "moment"], "left_semi")
         .join(broadcast(moments.select("source", "moment", col("role").alias("split"))), ["source", "moment"])
         .withColumn("weight", greatest(lit(1.0), weight).cast("float"))
@@ -115,7 +115,7 @@ def build(
     )
 
 
-def _features(part: str, frame: DataFrame) -> DataFrame:
+def features_of(part: str, frame: DataFrame) -> DataFrame:
     """The keys of a feature table, and its features under the names that they have in the examples."""
     return frame.select(*PARTS[part].TABLE.keys, *(col(column.name).alias(f"{part}_{column.name}") for column in FEATURES[part]))
 
