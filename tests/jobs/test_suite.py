@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from math import isclose
+from pathlib import Path
+from shutil import copytree
 
+import pyarrow as pa
 import pytest
 from corner_shop import Shop, SuiteRun, run_suite
 from pyspark.sql import SparkSession
-from wares.lake.store import Store
-from wares.settings import Settings
+from wares.lake.store import Outcome, Store
+from wares.model import scoring
+from wares.model.scoring import Ranker, score
+from wares.settings import Score, Settings
 from wares.tables import TABLES
 
 
@@ -70,3 +77,56 @@ def test_a_second_run_with_nothing_new_writes_nothing(store: Store, first_run: S
     assert {name: store.version(name) for name in TABLES} == before
     assert "rows in, " not in second.out.partition("corner in ")[0]
     assert "wares_corner@1: unchanged" in second.out
+
+
+def test_only_users_whose_features_changed_are_ranked_anew(
+    spark: SparkSession, first_run: SuiteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert first_run.code == 0
+    copytree(first_run.lake, tmp_path / "lake")
+    chosen = {"lake": {"root": str(tmp_path / "lake")}, "train": {"epochs": 1}}
+    seen = tmp_path / "seen"
+    seen.mkdir()
+
+    class Watched(Ranker):
+        """Leaves a file for each user that it ranks."""
+
+        def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            def watched() -> Iterator[pa.RecordBatch]:
+                for batch in batches:
+                    for user in batch.column("user_id").to_pylist():
+                        (seen / user).touch()
+                    yield batch
+
+            return super().__call__(watched())
+
+    def ranked_by(settings: Score) -> tuple[Outcome, set[str], dict[tuple[str, int], tuple[str, float]]]:
+        with Store(spark, Settings.model_validate({**chosen, "score": settings.model_dump()}), TABLES, "test") as store:
+            outcome = score(store)
+            rows = store.read("gold.recommendations").collect()
+        users = {file.name for file in seen.iterdir()}
+        for file in seen.iterdir():
+            file.unlink()
+        return outcome, users, {(row["user_id"], row["rank"]): (row["product_id"], row["score"]) for row in rows}
+
+    monkeypatch.setattr(scoring, "Ranker", Watched)
+    outcome, users, before = ranked_by(Score())
+    assert (outcome.status, users) == ("unchanged", set())
+    everyone = {user for user, _ in before}
+    someone = min(everyone)
+    features = f"delta.`{tmp_path}/lake/gold/user_features`"
+    spark.sql(
+        f"UPDATE {features} SET age_band = NULL, baskets = 900, days_since = 90 WHERE user_id = '{someone}' AND role = 'now'"
+    )
+    outcome, users, after = ranked_by(Score())
+    assert (outcome.status, outcome.why, users) == ("changed", "", {someone})
+    assert {user for user, _ in dict(set(before.items()) ^ set(after.items()))} == {someone}
+    # Other settings hold for all, as another champion does; and alone a user gets the list that comes of all together.
+    outcome, users, _ = ranked_by(Score(candidates="history"))
+    assert (outcome.why, users) == ("scorer has changed, which is no table", everyone)
+    outcome, users, together = ranked_by(Score())
+    assert users == everyone
+    assert {place: product for place, (product, _) in together.items()} == {
+        place: product for place, (product, _) in after.items()
+    }
+    assert all(isclose(score, after[place][1], abs_tol=1e-6) for place, (_, score) in together.items())

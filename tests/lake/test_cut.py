@@ -245,6 +245,42 @@ def in_pandas(t: Frames) -> DataFrame:
     return t["orders"].groupBy(*USER).applyInPandas(lambda rows: rows, t["orders"].schema)
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        in_arrow,
+        lambda t: t["orders"].select(*USER, "value").mapInPandas(lambda rows: rows, "user_id STRING, n INT, source STRING"),
+        lambda t: in_arrow(t).groupBy(*USER).count(),
+        lambda t: in_arrow(t).join(t["products"], ["source", "product_id"], "left_semi"),
+    ],
+)
+def test_python_that_is_said_to_keep_to_the_keys(frames: Frames, build: Build) -> None:
+    assert key_columns(build(frames), USER, TOKEN, python_by_key=True) == {"silver.orders": USER}
+
+
+@pytest.mark.parametrize(
+    ("found", "build"),
+    [
+        # What it is said to do is held against the plan all the same.
+        ("user_id is computed by Literal", lambda t: in_arrow(t).select("source", lit("ann").alias("user_id"))),
+        (
+            "user_id is computed by a Python function",
+            lambda t: t["orders"].mapInArrow(same, "source STRING, giver_id STRING").withColumnRenamed("giver_id", "user_id"),
+        ),
+        (
+            "Aggregate over silver.orders goes by source, not by user_id",
+            lambda t: in_arrow(t).join(t["orders"].groupBy("source").agg(max("value").alias("most")), "source"),
+        ),
+        ("has a Python function", lambda t: t["orders"].withColumn("value", udf(lambda value: value)("value"))),
+        ("FlatMapGroupsInPandas is a step of which nothing is known", in_pandas),
+    ],
+)
+def test_what_python_is_not_said_to_do(frames: Frames, found: str, build: Build) -> None:
+    with pytest.raises(CutError) as caught:
+        key_columns(build(frames), USER, TOKEN, python_by_key=True)
+    assert found in caught.value.found
+
+
 def seen_by_anyone(t: Frames) -> DataFrame:
     """Orders of products with events, whoever's, beside the events."""
     seen = t["events"].select("source", "product_id").distinct()
@@ -309,7 +345,7 @@ REFUSED: list[tuple[str, Build]] = [
         "source is silver.products.source; user_id is silver.users.user_id",
         lambda t: t["products"].join(t["users"].drop("source")),
     ),
-    ("MapInArrow is a step of which nothing is known", in_arrow),
+    ("MapInArrow has a Python function, which may see many rows at once", in_arrow),
     ("FlatMapGroupsInPandas is a step of which nothing is known", in_pandas),
     ("loses user_id", lambda t: t["orders"].select(*USER).union(t["orders"].select("source", "giver_id"))),
     (f"Project {OF_TWO} loses source", by_condition("full", *LEFT)),

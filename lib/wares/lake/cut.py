@@ -18,7 +18,8 @@ A leaf of an input that is cut is keyed by the columns that it is cut by; other 
 - Keyed rows may look up whole ones. Whole rows may not stand by themselves beside keyed ones, as in a union or on the
   preserved side of an outer join: those that belong to keys outside S would stay.
 - A union, intersection or difference of keyed rows is keyed if the keys stand in the same places.
-- What picks rows by their place (limit, sample), is not the same in each run, or is done in Python, is refused.
+- What picks rows by their place (limit, sample), is not the same in each run, or is done in Python, is refused. Only of
+  `mapInArrow` and `mapInPandas` a table file may say that they keep to the keys: then rows keep those that they carry through.
 
 Keys are followed through new names, through the equalities of inner joins and filters, and through `coalesce` above outer
 joins: of a side that may be missing, the attributes are null or the key. Which columns an input might be cut by is guessed
@@ -52,11 +53,13 @@ ONE_SIDED = {"LeftSemi", "LeftAnti"}
 KEEPS_LEFT = {"LeftOuter", "FullOuter", *ONE_SIDED}
 KEEPS_RIGHT = {"RightOuter", "FullOuter"}
 JOINS = {"Inner", "Cross", *KEEPS_LEFT, *KEEPS_RIGHT}
+MAPPING = {"MapInArrow", "MapInPandas"}
 
 CARRY = "carry the keys unchanged to the output"
 LOOK_UP = "look these rows up from rows that are cut, or give them the keys"
 GO_BY_KEYS = "go by all refresh keys there, or move what mixes them into a table of its own"
 OTHERWISE = "use other DataFrame operations"
+KEEPS_TO_KEYS = "declare python_by_key=True if it makes the rows of each key of that key's rows alone"
 
 Pairs = list[tuple[int, int]]
 
@@ -120,13 +123,14 @@ class _Stuck(CutError):
         self.tables = tables
 
 
-def key_columns(frame: DataFrame, keys: tuple[str, ...], token: str) -> dict[str, tuple[str, ...]]:
+def key_columns(frame: DataFrame, keys: tuple[str, ...], token: str, python_by_key: bool = False) -> dict[str, tuple[str, ...]]:
     """The inputs that can be cut to some refresh keys, and by which columns.
 
     Args:
         frame: What `build` returned, over leaves that the store has aliased with `token`.
         keys: Columns of `frame`.
         token: The store's.
+        python_by_key: Whether Python functions that map rows are said to keep to the keys.
 
     Returns:
         For each such table the columns that hold the keys, in the order of `keys`. A table that is not named stays whole.
@@ -142,14 +146,14 @@ def key_columns(frame: DataFrame, keys: tuple[str, ...], token: str) -> dict[str
         raise _Stuck(keys, f"{function} is not the same in each run", OTHERWISE)
     plan = analysed(frame)
     places = [frame.columns.index(key) for key in keys]
-    options = _Proof(keys, token, {}).options(plan, places)
+    options = _Proof(keys, token, {}, python_by_key).options(plan, places)
     attempts = [dict.fromkeys(options, 0)]
     first: _Stuck | None = None
     for attempt in attempts:
         cut = {table: options[table][choice] for table, choice in attempt.items() if choice < len(options[table])}
         try:
             if cut:
-                _Proof(keys, token, cut).prove(plan, places)
+                _Proof(keys, token, cut, python_by_key).prove(plan, places)
                 return cut
         except _Stuck as stuck:
             first = first or stuck
@@ -162,8 +166,8 @@ def key_columns(frame: DataFrame, keys: tuple[str, ...], token: str) -> dict[str
 class _Proof:
     """One way up the plan with some tables cut, each by the columns that `cut` says."""
 
-    def __init__(self, names: tuple[str, ...], token: str, cut: dict[str, tuple[str, ...]]) -> None:
-        self.names, self.token, self.cut = names, token, cut
+    def __init__(self, names: tuple[str, ...], token: str, cut: dict[str, tuple[str, ...]], python_by_key: bool) -> None:
+        self.names, self.token, self.cut, self.python_by_key = names, token, cut, python_by_key
         self.common: dict[int, _Rows] = {}  # common table expressions by id
         self.leaves: dict[str, list[dict[str, int]]] = defaultdict(list)
         self.links: dict[int, set[int]] = defaultdict(set)
@@ -239,8 +243,9 @@ class _Proof:
                 raise self.stuck(node, [inner], "has a sub-query over rows that are cut", "join on the keys instead")
             if part.get("name") == "_metadata":
                 raise self.stuck(node, [], "looks at the files of an input", OTHERWISE)
-            if "evalType" in part:
-                raise self.stuck(node, [], "has a Python function, which may see many rows at once", OTHERWISE)
+            if "evalType" in part and not (self.python_by_key and kind_of(node) in MAPPING):
+                do = KEEPS_TO_KEYS if kind_of(node) in MAPPING else OTHERWISE
+                raise self.stuck(node, [], "has a Python function, which may see many rows at once", do)
 
     def leaf(self, alias: Node) -> _Rows:
         table, columns = leaf(alias, self.token)
@@ -275,6 +280,19 @@ class _Proof:
     def on_Expand(self, node: Node, child: _Rows) -> _Rows:
         output = _ids(node["output"])
         return _together([self.computing(output, projection, child) for projection in node["projections"]])
+
+    def on_MapInArrow(self, node: Node, child: _Rows) -> _Rows:
+        """What a function makes of the child's rows; it carries a key through where both have a column of its name."""
+        made = [tree(nodes) for nodes in node["output"]]
+        before, after = ({one["name"]: id_of(one) for one in side} for side in (tree(node["functionExpr"])["nodes"], made))
+        names = {before[name]: [after[name]] for name in self.names if name in before and name in after}
+        for old, (new,) in names.items():
+            self.link(new, old)
+        carried = {new for (new,) in names.values()}
+        self.computed |= {id_of(one): "a Python function" for one in made if id_of(one) not in carried}
+        return _Rows(list(map(id_of, made)), child.tables, child.keys and tuple(key.renamed(names) for key in child.keys))
+
+    on_MapInPandas = on_MapInArrow
 
     # Nodes that put rows together
 

@@ -486,7 +486,8 @@ class Store:
         if refresh.kind == "full" or not any(name in self._bronze or name in file.inputs for name in inputs):
             return {}
         # A raw row is a key of its own: if its place in its file can be cut by, new rows can be built without the old ones.
-        return key_columns(rows, refresh.keys if refresh.kind == "by_key" else (FILE, POSITION), self._leaves.token)
+        keys = refresh.keys if refresh.kind == "by_key" else (FILE, POSITION)
+        return key_columns(rows, keys, self._leaves.token, refresh.python_by_key)
 
     def _change(
         self, build: _Build, keyed: dict[str, tuple[str, ...]], lineage: Lineage, mark: Mark
@@ -503,6 +504,8 @@ class Store:
         if mark.account is None:
             return None, "the account of its rows is lost"
         changed = {name for name in (*build.inputs, *mark.inputs) if build.inputs.get(name) != mark.inputs.get(name)}
+        if other := sorted(changed & build.values.keys()):
+            return None, f"{', '.join(other)} has changed, which is no table"
         feeds: dict[str, DataFrame] = {}
         referred = _rejecting(build.file)
         for name in sorted(changed):

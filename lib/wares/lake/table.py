@@ -118,9 +118,10 @@ class Refresh:
     kind: Literal["by_key", "append", "full"]
     keys: tuple[str, ...] = ()
     through: dict[str, Through] = field(default_factory=dict)
+    python_by_key: bool = False
 
 
-def by_key(*keys: str, through: dict[str, Through] | None = None) -> Refresh:
+def by_key(*keys: str, through: dict[str, Through] | None = None, python_by_key: bool = False) -> Refresh:
     """Build only the keys that a change in an input touches.
 
     The plan of `build` must show that this gives the same rows (see cut.py), or the declaration is refused.
@@ -129,8 +130,11 @@ def by_key(*keys: str, through: dict[str, Through] | None = None) -> Refresh:
         keys: Columns of the table, in which all rows of a key stand or fall together.
         through: For inputs that lack the keys, how a change in them finds the keys that it touches. A change in one that
             is not named here builds the whole table.
+        python_by_key: Whether the functions that `build` passes to `mapInArrow` or `mapInPandas` make the rows of each key from
+            rows of that key alone, and carry the keys through under their names. No plan shows what Python does, so here the
+            table file is taken at its word; without it such a build is refused.
     """
-    return Refresh("by_key", keys, through or {})
+    return Refresh("by_key", keys, through or {}, python_by_key)
 
 
 FULL = Refresh("full")

@@ -16,7 +16,7 @@ from wares.model.baselines import BASELINES, Factors, K, Lists, Neighbours, base
 from wares.model.scorer import Catalogue, Network, Scorer, top
 from wares.settings import Settings
 from wares.tables.gold.moments import purchases_within
-from wares.tables.gold.recommendations import PARTS, with_past
+from wares.tables.gold.recommendations import with_past
 
 RESAMPLES = 1000
 GAIN = 1 / np.log2(np.arange(2, K + 2))
@@ -67,7 +67,9 @@ def evaluate(
     networks = {"wide_deep": network} | ({"champion": champion} if champion else {})
     rankers = _rankers(networks, taught)
     schema = from_arrow_schema(_schema(rankers))
-    measured = users.repartition(PARTS).mapInArrow(_Measure(networks, products, taught), schema).toArrow()
+    # As in gold.recommendations: one part for each core.
+    parts = users.repartition("source", "user_id")
+    measured = parts.mapInArrow(_Measure(networks, products, taught), schema).toArrow()
     return _report(measured, rankers, products.num_rows, np.random.default_rng(seed))
 
 

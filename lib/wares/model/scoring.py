@@ -28,6 +28,9 @@ NEIGHBOURS = 20
 def score(store: Store) -> Outcome:
     """Refresh gold.recommendations for every source that has a champion; nothing is done if nothing has changed.
 
+    Where only features of users have changed, only these users are ranked anew. A new champion, other products, or a new day
+    rank all of them.
+
     Raises:
         ModelError: No source has a champion, or one needs features that the tables no longer have.
     """
@@ -49,7 +52,7 @@ def score(store: Store) -> Outcome:
     settings = store.settings.score
     # Runs too: a registry that was made anew numbers its versions from 1 again.
     runs = [f"{models[source].version} {version.run_id}" for source, version in champions.items()]
-    version = ", ".join([*runs, settings.model_dump_json()])
+    version = ", ".join([*runs, settings.model_dump_json(), store.lake.state("gold.product_features")])
     return store.refresh("gold.recommendations", given={"scorer": Given(Ranker(models, settings), version)})
 
 

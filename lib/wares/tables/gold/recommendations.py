@@ -7,13 +7,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql.functions import broadcast, collect_list, struct
 
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, DEMOGRAPHIC, FINANCIAL, IDENTIFIER, LOCATION
-from wares.lake.table import Check, Column, Table
+from wares.lake.table import Check, Column, Table, by_key
 
 ALL_OF_A_USER = CONFIDENTIAL + IDENTIFIER + DEMOGRAPHIC + LOCATION + BEHAVIOUR + FINANCIAL
 """The model sees all features at once, so what it says may tell of any of them."""
-
-PARTS = 8
-"""Pieces that the users are scored in, by as many cores as there are. Each computes the catalogue's half anew."""
 
 REASONS = ("bought_before", "goes_with", "type_bought", "popular")
 """As `model/reasons.py` finds them."""
@@ -45,6 +42,8 @@ TABLE = Table(
         Check("rank_from_one", "rank >= 1"),
         Check("known_reason", f"reason IN {REASONS}"),
     ),
+    # A list hangs on its user, the catalogue and the model; the model and the catalogue come with the scorer.
+    refresh=by_key("source", "user_id", python_by_key=True),
 )
 
 Scorer = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
@@ -64,7 +63,8 @@ def build(
     offered = gold_product_features.where("role = 'now' AND is_offered").select("source", "product_id")
     ranked = (
         with_past(now, gold_user_features, pairs=gold_pair_features, types=gold_type_features, affinities=gold_affinities)
-        .repartition(PARTS)
+        # Spark puts these parts together to one for each core, or fewer for few users: each computes the catalogue's half anew.
+        .repartition("source", "user_id")
         .mapInArrow(scorer, TABLE.schema())
     )
     return ranked.join(offered, ["source", "product_id"], "left_semi").select(*TABLE.by_name)
