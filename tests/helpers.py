@@ -111,3 +111,17 @@ def forbid(folder: Path, forbidden: bool) -> None:
                 fcntl.ioctl(opened, SET_FLAGS, struct.pack("i", IMMUTABLE if forbidden else 0))
             finally:
                 os.close(opened)
+
+
+def ranks_of(folder: Path) -> list[int]:
+    """The processes that run a rank of the plan in this folder."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                words = (process / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words[1:3] == [b"-m", b"wares.model.worker"] and str(folder).encode() in words[3]:
+                found.append(int(process.name))
+    return sorted(found)

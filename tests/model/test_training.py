@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from helpers import ranks_of
 from pyspark.sql import SparkSession
 from wares.errors import ModelError, RankError
 from wares.model import registry
@@ -134,7 +135,7 @@ def _kill_at(plan: Plan, steps: int) -> None:
     """Kill the one rank of a plan once its checkpoint is that of so many steps."""
     while not Path(plan.checkpoint or "").exists() or _steps_done(plan) < steps:
         time.sleep(0.01)
-    os.kill(_ranks(plan.folder)[0], signal.SIGKILL)
+    os.kill(ranks_of(plan.folder)[0], signal.SIGKILL)
 
 
 def _steps_done(plan: Plan) -> int:
@@ -189,7 +190,7 @@ def test_what_watches_a_training_can_end_it(plan: Plan, spark: SparkSession) -> 
 
     with pytest.raises(InterruptedError, match="enough"):
         launch(with_settings(plan, epochs=1000), spark, enough)
-    assert _ranks(plan.folder) == []
+    assert ranks_of(plan.folder) == []
 
 
 def test_infinite_values_give_one_clear_error(plan: Plan, spark: SparkSession) -> None:
@@ -214,7 +215,7 @@ def test_a_dead_rank_ends_the_others(plan: Plan, spark: SparkSession) -> None:
     def kill_one() -> None:
         while not killed:
             time.sleep(0.5)
-            ranks = _ranks(plan.folder)
+            ranks = ranks_of(plan.folder)
             if len(ranks) == 2:
                 os.kill(ranks[1], 9)
                 killed.append(ranks[1])
@@ -224,18 +225,4 @@ def test_a_dead_rank_ends_the_others(plan: Plan, spark: SparkSession) -> None:
         launch(with_settings(plan, launcher="horovodrun", epochs=1000), spark)
     assert killed
     time.sleep(1)
-    assert _ranks(plan.folder) == []
-
-
-def _ranks(folder: Path) -> list[int]:
-    """The processes that run a rank of the plan in this folder."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                words = (process / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if words[1:3] == [b"-m", b"wares.model.worker"] and str(folder).encode() in words[3]:
-                found.append(int(process.name))
-    return sorted(found)
+    assert ranks_of(plan.folder) == []
