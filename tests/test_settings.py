@@ -28,6 +28,8 @@ def test_overrides_stand_above_the_file(tmp_path: Path) -> None:
         ("lake: {rot: x}", "lake.rot: unknown key"),
         ("train: {epochs: 0}", "train.epochs"),
         ("train: {launcher: mpirun}", "train.launcher"),
+        ("train: {launcher: spark, hosts: a.sh}", "only the launcher horovodrun"),
+        ("train: {hosts: a.sh, min_ranks: 3}", "min_ranks is above ranks"),
         ("- a list", "a list"),
         ("lake: {root: [", "while parsing"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from wares.errors import SettingsError
 
@@ -54,12 +54,24 @@ class Train(_Settings):
 
     launcher: Literal["local", "horovodrun", "spark"] = "horovodrun"
     ranks: int = Field(2, ge=1, description="Horovod processes; `local` always runs one.")
+    hosts: str | None = Field(
+        None, description="A script that prints HOST:RANKS lines, asked each second: ranks then join and leave a training."
+    )
+    min_ranks: int = Field(1, ge=1, description="With `hosts`: with fewer ranks the training waits for more.")
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(1024, ge=1, description="Rows in each rank's batch.")
     learning_rate: float = Field(8e-3, gt=0, description="Of the deep side's AdamW.")
     ftrl_learning_rate: float = Field(0.003, gt=0, description="Of the wide side's FTRL.")
     seed: int = 7
     checkpoint_minutes: float = Field(1, ge=0, description="How often a long epoch leaves a checkpoint; each epoch's end does.")
+
+    @model_validator(mode="after")
+    def _can_be_elastic(self) -> Train:
+        if self.hosts and self.launcher != "horovodrun":
+            raise ValueError("only the launcher horovodrun can ask hosts for ranks")
+        if self.hosts and self.min_ranks > self.ranks:
+            raise ValueError("min_ranks is above ranks, with which training begins")
+        return self
 
 
 class Score(_Settings):

@@ -21,7 +21,7 @@ def variables(*values: float) -> list[keras.Variable]:
 def file(tmp_path: Path) -> Path:
     """A checkpoint after 5 steps, in a folder that was not there before."""
     file = tmp_path / "checkpoints" / "shop" / "abc.npz"
-    progress = Progress(5, [{"loss": 0.5}], {"deep/kernel": np.array([1.5, 2.5])})
+    progress = Progress(5, [{"loss": 0.5}], {"deep/kernel": np.array([1.5, 2.5])}, (4, 2))
     Checkpoints(str(file), 1, variables(3, 4), ROWS).write(progress)
     return file
 
@@ -29,10 +29,35 @@ def file(tmp_path: Path) -> Path:
 def test_all_comes_back(file: Path) -> None:
     state = variables(0, 0)
     found = Checkpoints(str(file), 1, state, ROWS).restore()
-    assert (found.steps, found.epochs) == (5, [{"loss": 0.5}])
+    assert (found.steps, found.epochs, found.of) == (5, [{"loss": 0.5}], (4, 2))
     assert {name: weights.tolist() for name, weights in found.measured.items()} == {"deep/kernel": [1.5, 2.5]}
     assert [variable.numpy().mean() for variable in state] == [3, 4]
     assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("done", "of", "then"),
+    [
+        (0, (5, 2), 0),
+        (25, (5, 2), 12),  # half of the third epoch
+        (29, (5, 2), 14),  # a part of an epoch stays one
+        (30, (5, 2), 15),
+        (30, (23, 9), 69),
+        (32, (5, 2), 16),  # half of the validation days
+        (34, (5, 2), 17),
+        (32, (5, 0), 15),
+    ],
+)
+def test_other_ranks_go_on_at_the_same_part(done: int, of: tuple[int, int], then: int) -> None:
+    progress = Progress(done, of=(10, 4))
+    progress.share_out_anew(of, 3)
+    assert (progress.steps, progress.of) == (then, of)
+
+
+def test_a_training_that_is_new_begins_with_the_first_step() -> None:
+    progress = Progress()
+    progress.share_out_anew((5, 2), 3)
+    assert progress == Progress(of=(5, 2))
 
 
 @pytest.mark.parametrize("change", ["rows", "weights", "damaged", "empty"])

@@ -38,11 +38,19 @@ class Progress:
         steps: How many steps have been taken, of all stages. It also tells which batches come next.
         epochs: What was measured after each epoch.
         measured: The weights that have not seen the validation days, by name, once they are there.
+        of: How many steps an epoch has, and how many are taken on the validation days.
     """
 
     steps: int = 0
     epochs: list[dict[str, float]] = field(default_factory=list)
     measured: Mapping[str, np.ndarray] = field(default_factory=dict)
+    of: tuple[int, int] = (0, 0)
+
+    def share_out_anew(self, of: tuple[int, int], epochs: int) -> None:
+        """Stand at the same part of a training that now has other numbers of steps; whole epochs stay whole."""
+        within = min(self.steps, epochs * self.of[0])
+        self.steps = within * of[0] // max(self.of[0], 1) + (self.steps - within) * of[1] // max(self.of[1], 1)
+        self.of = of
 
 
 class Checkpoints:
@@ -52,13 +60,13 @@ class Checkpoints:
         file: Path or URI of the checkpoint; None for a training, or a rank, that keeps none.
         minutes: How much time passes between two that `write_if_due` writes.
         state: The variables that training moves: weights and what the optimisers remember.
-        rows: How many rows each rank has, which tells how many steps there are. With the names and shapes of `state` it must
-            be what it was, or the checkpoint is of another training.
+        rows: How many rows there are: of each rank, or, where ranks come and go, of all. With the names and shapes of `state`
+            it must be what it was, or the checkpoint is of another training.
     """
 
-    def __init__(self, file: str | None, minutes: float, state: Sequence[Variable], rows: list[list[int]]) -> None:
+    def __init__(self, file: str | None, minutes: float, state: Sequence[Variable], rows: Sequence[list[int]]) -> None:
         self._file, self._seconds, self._state = file, minutes * 60, state
-        self._layout = json.dumps([rows, [[variable.path, list(variable.shape)] for variable in state]])
+        self._layout = json.dumps({"rows": rows, "state": [[variable.path, list(variable.shape)] for variable in state]})
         self._written = time.monotonic()
 
     def restore(self) -> Progress:
@@ -77,13 +85,13 @@ class Checkpoints:
             return Progress()
         for number, variable in enumerate(self._state):
             variable.assign(arrays.pop(str(number)))
-        return Progress(told["steps"], told["epochs"], arrays)
+        return Progress(told["steps"], told["epochs"], arrays, tuple(told["of"]))
 
     def write(self, progress: Progress) -> None:
         """Write a checkpoint; the one before stays until this one is whole. If it cannot be written, training goes on."""
         if self._file is None:
             return
-        told = json.dumps({"layout": self._layout, "steps": progress.steps, "epochs": progress.epochs})
+        told = json.dumps({"layout": self._layout, "steps": progress.steps, "of": progress.of, "epochs": progress.epochs})
         state = {str(number): variable.numpy() for number, variable in enumerate(self._state)}
         content = io.BytesIO()
         np.savez(content, told=told, **state, **progress.measured)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,9 +19,15 @@ from pyspark.sql import SparkSession
 
 from wares.errors import ModelError, RankError
 from wares.model.plan import PROGRESS, Plan
+from wares.settings import Train, find_file
 
 LIB = Path(__file__).resolve().parents[2]
 LINES_KEPT = 60
+COOLDOWN = ("5", "300")
+"""For how many seconds a host whose rank died gets no new one: two to three times the first, twice that each time, at most
+the second."""
+JOIN_SECONDS = "300"
+"""How long the ranks wait for a new one to come up; Horovod's 30 are too few where TensorFlow loads slowly."""
 
 
 Watch = Callable[[], None]
@@ -38,14 +45,34 @@ def launch(plan: Plan, spark: SparkSession, watch: Watch | None = None) -> None:
     """
     path = str(plan.save())
     worker = [sys.executable, "-m", "wares.model.worker", path]
-    ranks = str(plan.train.ranks)
     if plan.train.launcher == "local":
         _run(plan, worker, watch)
     elif plan.train.launcher == "horovodrun":
         horovodrun = str(Path(sys.executable).with_name("horovodrun"))
-        _run(plan, [sys.executable, horovodrun, "-np", ranks, "-H", f"localhost:{ranks}", "--gloo", *worker], watch)
+        _run(plan, [sys.executable, horovodrun, *_where(plan.train), "--gloo", *worker], watch)
     else:
         _run_on_spark(plan, spark, watch)
+
+
+def _where(train: Train) -> list[str]:
+    """What tells horovodrun how many ranks there are, and where.
+
+    Raises:
+        ModelError: The script that is to say so cannot be run.
+    """
+    ranks = ["-np", str(train.ranks)]
+    if train.hosts is None:
+        return [*ranks, "-H", f"localhost:{train.ranks}"]
+    script = find_file(train.hosts).resolve()
+    if not os.access(script, os.X_OK) or script.is_dir():
+        raise ModelError(
+            "The script that tells the hosts cannot be run.",
+            found=f"train.hosts: {train.hosts}",
+            do="name an executable file that prints HOST:RANKS lines, such as localhost:2",
+        )
+    elastic = ["--min-np", str(train.min_ranks), "--host-discovery-script", shlex.quote(str(script))]
+    patience = ["--blacklist-cooldown-range", *COOLDOWN, "--gloo-timeout-seconds", JOIN_SECONDS]
+    return [*ranks, *elastic, *patience, "--network-interface", "lo"]
 
 
 def environment() -> dict[str, str]:
@@ -109,7 +136,14 @@ def failure(folder: Path, kept: list[str], end: str) -> ModelError:
     """The one error to show for a run that failed: what a rank said of itself, or else its last words."""
     for file in sorted(folder.glob("error-*.json")):
         return ModelError(**json.loads(file.read_text(encoding="utf-8")))
-    said = [line for line in kept if "Error" in line or "error" in line] or kept
+    if any("minimum number of slots" in line for line in kept):
+        return ModelError(
+            "There were too few places for the ranks for too long.",
+            found="train.hosts told of fewer than train.ranks at the start, or of fewer than train.min_ranks later",
+            do="run the job again when there are enough, it goes on from the last checkpoint",
+        )
+    # A broken pipe is what horovodrun says of a rank that it has just ended.
+    said = [line for line in kept if "rror" in line and "BrokenPipe" not in line] or kept
     return RankError(
         "A training rank died.",
         found=f"{end}; {said[0] if said else 'it said nothing'}",

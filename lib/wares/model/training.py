@@ -187,7 +187,7 @@ def _version(store: Store, name: str) -> int:
 def fingerprint_of(source: str, spec: Spec, store: Store) -> str:
     """Names all that a training run depends on."""
     states = [store.lake.state(name) for name in (EXAMPLES, *TABLES.values())]
-    train = store.settings.train.model_dump(exclude={"checkpoint_minutes"})
+    train = store.settings.train.model_dump(exclude={"checkpoint_minutes", "hosts", "min_ranks"})
     told = [source, states, spec.model_dump(mode="json"), train, store.location(EXAMPLES)]
     return sha256(json.dumps(told).encode()).hexdigest()[:32]
 

@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from wares.errors import ModelError
 from wares.model.checkpoints import Checkpoints, Progress
+from wares.model.elastic import LOOK_STEPS, Changes, RanksChanged, again_with_other_ranks
 from wares.model.encoding import Arrays, Encoding, encode_part
 from wares.model.network import build_network, is_wide
 from wares.model.plan import EPOCHS, LAST, MEASURED, PROGRESS, Plan
@@ -48,7 +49,10 @@ def main(plan_path: str) -> int:
     hvd.init()
     plan = Plan.load(Path(plan_path))
     try:
-        train(plan)
+        if plan.train.hosts is None:
+            train(plan)
+        elif not again_with_other_ranks(partial(_train_unless_refused, plan)):
+            os._exit(1)  # at once: horovodrun would take a late end for that of a rank which has this one's place by then
     except ModelError as error:
         (plan.folder / f"error-{hvd.rank()}.json").write_text(
             json.dumps({"wrong": error.wrong, "found": error.found, "do": error.do})
@@ -57,17 +61,32 @@ def main(plan_path: str) -> int:
     return 0
 
 
-def train(plan: Plan) -> None:
+def _train_unless_refused(plan: Plan, changes: Changes) -> None:
+    """Train, unless a rank has refused to go on: no other number of ranks would mend that, so all are to end.
+
+    Raises:
+        ModelError: What the rank said, or as in `train`.
+    """
+    for file in plan.folder.glob("error-*.json"):
+        raise ModelError(**json.loads(file.read_text(encoding="utf-8")))
+    train(plan, changes)
+
+
+def train(plan: Plan, changes: Changes | None = None) -> None:
     """The training of one rank: on the rows before the validation days, and then, once it has been measured, on those too.
 
     All ranks begin with rank 0's weights, average their gradients in each step, and take the same number of steps. Rank 0
     leaves the weights that have not seen the validation days in `measured.npz`, and the last ones in `weights.npz`.
 
     Where rank 0 finds a checkpoint, all go on from there: each draws the batches of all steps that were taken, without making
-    them, and so comes to the batch that was next.
+    them, and so comes to the batch that was next. Where other ranks left it, they go on at the same part of the training.
+
+    Args:
+        changes: Tells when there are to be other ranks; None if there never are.
 
     Raises:
         ModelError: A rank has no rows, or the loss or a weight is no number.
+        RanksChanged: There are to be other ranks.
     """
     encoding = Encoding.load(plan.folder / "encoding.json")
     rank, ranks, settings = hvd.rank(), hvd.size(), plan.train
@@ -90,8 +109,14 @@ def train(plan: Plan) -> None:
     optimizers = ftrl_and_adam(model, settings, before, more)
     step = training_step(model, optimizers)
     state = [*model.variables, *(variable for optimizer, _ in optimizers for variable in optimizer.variables)]
-    checkpoints = Checkpoints(plan.checkpoint if rank == 0 else None, settings.checkpoint_minutes, state, [rows, newest])
+    file = plan.checkpoint or (str(plan.folder / "checkpoint.npz") if changes else None)
+    layout = [[sum(rows)], [sum(newest)]] if changes else [rows, newest]
+    checkpoints = Checkpoints(file if rank == 0 else None, settings.checkpoint_minutes, state, layout)
     progress = checkpoints.restore()
+    if progress.of != (steps, more):
+        progress.share_out_anew((steps, more), settings.epochs)
+        for optimizer, _ in optimizers:  # the learning rate follows from it
+            optimizer.iterations.assign(progress.steps)
     hvd.broadcast_variables([variable.value for variable in state], root_rank=0)
     progress.steps = int(hvd.broadcast(tf.constant(progress.steps), root_rank=0))
     if rank == 0:
@@ -106,7 +131,7 @@ def train(plan: Plan) -> None:
     stream = islice(stream, progress.steps, None)
     for epoch in range(progress.steps // steps + 1, settings.epochs + 1):
         start, done = time.perf_counter(), progress.steps
-        loss = _take_steps(step, stream, progress, epoch * steps, checkpoints)
+        loss = _take_steps(step, stream, progress, epoch * steps, checkpoints, changes)
         seconds = time.perf_counter() - start
         if epoch == settings.epochs:
             _average(optimizers)
@@ -127,10 +152,11 @@ def train(plan: Plan) -> None:
                 flush=True,
             )
         checkpoints.write(progress)
+        _make_way(changes, checkpoints, progress)
     if more:
         if rank == 0:
             print(f"{PROGRESS}training on the {sum(newest):,} examples of the validation days, too", flush=True)
-        _take_steps(step, stream, progress, before + more, checkpoints)
+        _take_steps(step, stream, progress, before + more, checkpoints, changes)
         _average(optimizers)
     if rank == 0:
         np.savez(plan.folder / MEASURED, **progress.measured)
@@ -145,11 +171,13 @@ def _take_steps(
     progress: Progress,
     until: int,
     checkpoints: Checkpoints,
+    changes: Changes | None,
 ) -> float:
     """Take steps until so many have been taken; returns the mean loss of those that were taken now.
 
     Raises:
         ModelError: The loss is no number.
+        RanksChanged: There are to be other ranks.
     """
     losses = []
     while progress.steps < until:
@@ -163,7 +191,20 @@ def _take_steps(
             )
         if progress.steps < until:  # what comes after the last one is not a step, and is not to be left out
             checkpoints.write_if_due(progress)
+            if progress.steps % LOOK_STEPS == 0:
+                _make_way(changes, checkpoints, progress)
     return float(np.mean(losses))
+
+
+def _make_way(changes: Changes | None, checkpoints: Checkpoints, progress: Progress) -> None:
+    """Leave a checkpoint and end here if there are to be other ranks.
+
+    Raises:
+        RanksChanged: There are.
+    """
+    if changes and changes.are_due():
+        checkpoints.write(progress)
+        raise RanksChanged
 
 
 def _write_epochs(plan: Plan, progress: Progress) -> None:
