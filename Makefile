@@ -17,7 +17,7 @@ demo: setup  ## Run the whole way on Complete Journey, into ./lake (DEMO_LAKE=DI
 test: setup  ## Run all tests
 	.venv/bin/python -m pytest
 
-proofs: setup  ## Run the slow proofs: random cases of lineage, flow, cutting by key and refresh by change; the notebooks in Jupyter
+proofs: setup  ## Run the slow proofs: random cases of lineage, flow, cutting by key and refresh by change; ranks that come and go; the notebooks in Jupyter
 	.venv/bin/python -m pytest -m slow
 
 bench-lake: setup  ## Measure what the lake costs, beside its goals (BENCH="--copies 10" for ten times as many rows)

@@ -125,8 +125,9 @@ def test_a_rank_dies_and_its_host_comes_back(
 
 @pytest.mark.slow
 def test_a_rank_that_dies_takes_its_host_along(elastic: Plan, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RankError, match="goes on from the last checkpoint"):
+    with pytest.raises(RankError, match="goes on from the last checkpoint") as error:
         launch(elastic, NO_SPARK, once((lambda: len(epochs_of(elastic)) >= 20, lambda: kill(elastic, 1))))
+    assert "137" in error.value.found
     assert ranks_of(elastic.folder) == []
     launch(elastic, NO_SPARK)
     (_, _, done, _), *more = re.findall(GOING_ON, capfd.readouterr().out)

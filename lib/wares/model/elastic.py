@@ -39,16 +39,15 @@ class Changes:
         return due
 
 
-def again_with_other_ranks(work: Callable[[Changes], None]) -> bool:
-    """Do some work to its end, from its beginning whenever a rank has left, joined or died; False if this rank has to leave.
+def again_with_other_ranks(work: Callable[[Changes], None]) -> None:
+    """Do some work to its end, from its beginning whenever a rank has left, joined or died.
 
     Not `hvd.elastic.run`, to which an error of TensorFlow that is not Horovod's is the end of the work.
     """
     changes = Changes()
     while True:
         try:
-            work(changes)
-            return True
+            return work(changes)
         except RanksChanged:
             pass
         except tf.errors.OpError as error:  # a rank died in the midst of an exchange
@@ -56,7 +55,4 @@ def again_with_other_ranks(work: Callable[[Changes], None]) -> bool:
                 raise
         hvd.shutdown()
         keras.utils.clear_session()  # exchanges find each other by names, which a new rank counts from the beginning
-        try:
-            hvd.init()
-        except ValueError:  # says only that it failed: there is no place for this rank, or the others were not found
-            return False
+        hvd.init()  # where there is no place for this rank any more, Horovod aborts its process here

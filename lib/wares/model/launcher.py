@@ -26,8 +26,10 @@ LINES_KEPT = 60
 COOLDOWN = ("5", "300")
 """For how many seconds a host whose rank died gets no new one: two to three times the first, twice that each time, at most
 the second."""
-JOIN_SECONDS = "300"
+JOIN_SECONDS = "120"
 """How long the ranks wait for a new one to come up; Horovod's 30 are too few where TensorFlow loads slowly."""
+AFTERMATH = ("Horovod background loop", "Horovod detected", "BrokenPipeError")
+"""Errors that follow when a rank has died, at the other ranks and in horovodrun, and say nothing of why."""
 
 
 Watch = Callable[[], None]
@@ -142,8 +144,8 @@ def failure(folder: Path, kept: list[str], end: str) -> ModelError:
             found="train.hosts told of fewer than train.ranks at the start, or of fewer than train.min_ranks later",
             do="run the job again when there are enough, it goes on from the last checkpoint",
         )
-    # A broken pipe is what horovodrun says of a rank that it has just ended.
-    said = [line for line in kept if "rror" in line and "BrokenPipe" not in line] or kept
+    said = [line for line in kept if "rror" in line and not any(words in line for words in AFTERMATH)]
+    said = said or [line for line in kept if "exit with status code" in line] or kept
     return RankError(
         "A training rank died.",
         found=f"{end}; {said[0] if said else 'it said nothing'}",

@@ -51,8 +51,8 @@ def main(plan_path: str) -> int:
     try:
         if plan.train.hosts is None:
             train(plan)
-        elif not again_with_other_ranks(partial(_train_unless_refused, plan)):
-            os._exit(1)  # at once: horovodrun would take a late end for that of a rank which has this one's place by then
+        else:
+            again_with_other_ranks(partial(_train_unless_refused, plan))
     except ModelError as error:
         (plan.folder / f"error-{hvd.rank()}.json").write_text(
             json.dumps({"wrong": error.wrong, "found": error.found, "do": error.do})
