@@ -29,8 +29,10 @@ from helpers import forbid
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("driver killed", "worker killed", "disk full", "no permission")
-LONGEST = 300.0
-"""Seconds after which a run counts as hanging."""
+LONGEST = 900.0
+"""Seconds after which a run counts as hanging; on a slow and busy machine an honest one has taken 200."""
+JAVA = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"}
+"""A JVM that is soon killed is not worth the second compiler, which takes nearly half of the CPU seconds of a first run."""
 RECOVERED = 5
 """After so many faults a run is left undisturbed; between them, a run that failed is disturbed again as it is made good."""
 TRIES = 3
@@ -54,6 +56,7 @@ class Victim:
                 stderr=subprocess.DEVNULL,
                 text=True,
                 start_new_session=True,
+                env=os.environ | JAVA,
             )
             if self._answer() != "ready":
                 raise SystemExit("a run could not be started")
@@ -118,7 +121,9 @@ def strike(victim: Victim, lake: Path, kind: str, chance: random.Random, usual: 
 
 
 def recover(victim: Victim, after: str) -> None:
-    """Let the run succeed, undisturbed.
+    """Let the run succeed, undisturbed; a try that fails is followed by one in a new process, as a scheduler would start it.
+    What a full disk broke in Spark itself, such as the part of the driver that says where shuffled rows are, no later try
+    within that process could mend.
 
     Raises:
         SystemExit: It does not.
@@ -127,6 +132,7 @@ def recover(victim: Victim, after: str) -> None:
         victim.tell("run")
         if (said := victim.answer()) == "done":
             return
+        victim.kill()
     raise SystemExit(f"{after}: it does not recover: {said}")
 
 
@@ -135,7 +141,10 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--runs", type=int, default=100, help="how many runs are disturbed (default: 100)")
+    options.add_argument("--minutes", type=float, default=float("inf"), help="begin no other run after so many (default: no end)")
     chosen = options.parse_args()
+    enough, until = threading.Event(), time.monotonic() + 60 * chosen.minutes
+    signal.signal(signal.SIGINT, lambda *_: enough.set())
     chance, ends = random.Random(chosen.seed), Counter()
     with tempfile.TemporaryDirectory(prefix="wares-faults-") as name:
         folder = Path(name)
@@ -145,6 +154,8 @@ def main() -> int:
             forbid(folder, forbidden)
         delivered, end = 0, "done"
         for number in range(1, chosen.runs + 1):
+            if enough.is_set() or time.monotonic() > until:
+                break
             if end == "done":
                 deliver(folder, delivered, chance)
                 delivered += 1
@@ -176,7 +187,7 @@ def main() -> int:
             shown.append(json.loads((folder / f"{lake}.txt").read_text(encoding="utf-8")))
         different = sorted(name for name in shown[0] if shown[0][name] != shown[1][name])
         rows = sum(map(len, shown[0].values()))
-    print(f"{chosen.runs} faults, seed {chosen.seed}: {', '.join(f'{count} {end}' for end, count in sorted(ends.items()))}")
+    print(f"{ends.total()} faults, seed {chosen.seed}: {', '.join(f'{count} {end}' for end, count in sorted(ends.items()))}")
     print(
         f"{len(shown[0])} tables, {rows:,} rows: " + (f"DIFFERENT in {', '.join(different)}" if different else "equal to the row")
     )

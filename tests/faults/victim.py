@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deliveries import LENIENT, contents, take_in
 from helpers import open_store
-from wares.errors import WaresError
+from wares.cli import explain
 from wares.lake.session import open_session
 from wares.settings import Settings
 
@@ -40,8 +40,7 @@ def main(root: Path, source: str) -> None:
                     Path(place).write_text(json.dumps(rows), encoding="utf-8")
             print("done", flush=True)
         except Exception as error:
-            said = str(error).splitlines()[0] if isinstance(error, WaresError) else type(error).__name__
-            print(f"failed: {said}", flush=True)
+            print(f"failed: {explain(error, debug=False).splitlines()[0]}", flush=True)
 
 
 if __name__ == "__main__":
