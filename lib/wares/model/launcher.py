@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shlex
 import signal
@@ -18,7 +17,7 @@ from pyspark import BarrierTaskContext, InheritableThread
 from pyspark.sql import SparkSession
 
 from wares.errors import ModelError, RankError
-from wares.model.plan import PROGRESS, Plan
+from wares.model.plan import PROGRESS, Plan, refusal
 from wares.settings import Train, find_file
 
 LIB = Path(__file__).resolve().parents[2]
@@ -136,8 +135,8 @@ def show(lines: Iterable[str], watch: Watch | None = None) -> list[str]:
 
 def failure(folder: Path, kept: list[str], end: str) -> ModelError:
     """The one error to show for a run that failed: what a rank said of itself, or else its last words."""
-    for file in sorted(folder.glob("error-*.json")):
-        return ModelError(**json.loads(file.read_text(encoding="utf-8")))
+    if refused := refusal(folder):
+        return refused
     if any("minimum number of slots" in line for line in kept):
         return ModelError(
             "There were too few places for the ranks for too long.",

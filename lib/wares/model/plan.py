@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from wares.errors import ModelError
 from wares.model.spec import Spec
 from wares.settings import Train
 
@@ -56,3 +57,10 @@ class Plan:
         plan = json.loads(path.read_text(encoding="utf-8"))
         spec, train = Spec.model_validate(plan["spec"]), Train.model_validate(plan["train"])
         return Plan(plan["files"], plan["source"], spec, train, path.parent, plan["checkpoint"])
+
+
+def refusal(folder: Path) -> ModelError | None:
+    """What a rank of the plan in this folder said when it refused to go on; None if none has."""
+    for file in sorted(folder.glob("error-*.json")):
+        return ModelError(**json.loads(file.read_text(encoding="utf-8")))
+    return None

@@ -26,7 +26,7 @@ from wares.model.checkpoints import Checkpoints, Progress
 from wares.model.elastic import LOOK_STEPS, Changes, RanksChanged, again_with_other_ranks
 from wares.model.encoding import Arrays, Encoding, encode_part
 from wares.model.network import build_network, is_wide
-from wares.model.plan import EPOCHS, LAST, MEASURED, PROGRESS, Plan
+from wares.model.plan import EPOCHS, LAST, MEASURED, PROGRESS, Plan, refusal
 from wares.model.reader import Batches, read_known, read_split
 from wares.settings import Train
 
@@ -67,8 +67,8 @@ def _train_unless_refused(plan: Plan, changes: Changes) -> None:
     Raises:
         ModelError: What the rank said, or as in `train`.
     """
-    for file in plan.folder.glob("error-*.json"):
-        raise ModelError(**json.loads(file.read_text(encoding="utf-8")))
+    if refused := refusal(plan.folder):
+        raise refused
     train(plan, changes)
 
 
