@@ -8,6 +8,8 @@
     scoring      the exact top 10 of the champion of the lake that `make demo` leaves, on one core, against model.predict in a
                  Spark function, against a plain matrix product, and against Spark's ALS.recommendForAllUsers
     candidates   the share of the exact top 10 that the setting score.candidates=history keeps
+    re-scoring   scoring again after features of 1 % of the users have changed, against scoring all of them, in a copy of the
+                 lake; with --copies N of each user and its past, since a shop with few users pays mostly for what any run costs
 
 Medians of several rounds, the ways in turn in each.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -31,7 +34,7 @@ import pyarrow.parquet as pq
 from figures import Figure, tell
 from mlflow.entities.model_registry import ModelVersion
 from pyspark.sql import DataFrame
-from pyspark.sql.functions import col
+from pyspark.sql.functions import broadcast, col, concat_ws, explode, lit, sequence
 from threadpoolctl import threadpool_limits
 from wares.lake.session import open_session
 from wares.lake.store import Store
@@ -42,7 +45,7 @@ from wares.model.launcher import environment
 from wares.model.plan import Plan
 from wares.model.reader import EXAMPLES, TABLES
 from wares.model.scorer import USERS, Catalogue, Network, Scorer, top
-from wares.model.scoring import history
+from wares.model.scoring import history, score
 from wares.model.spec import Spec
 from wares.model.training import pairs_before, pinned
 from wares.settings import Train, load_settings
@@ -331,18 +334,53 @@ def als(store: Store, source: str) -> Figure:
     return Figure(f"Spark's ALS.recommendForAllUsers, {model.rank} factors", speed, "M/s", None, how)
 
 
+def rescoring(lake: str, source: str, copies: int, folder: Path) -> list[Figure]:
+    """Scoring again after a change, in a copy of the lake that has each user so many times."""
+    print(f"  scoring again, with each user {copies} times", flush=True)
+    shutil.copytree(lake, folder / "lake")
+    of_users = ("user_features", "pair_features", "type_features", "affinities")
+
+    def seconds(top_k: int) -> float:
+        settings = load_settings(overrides=[f"lake.root={folder / 'lake'}", f"score.top_k={top_k}"])
+        with Store(open_session(settings, "bench"), settings, FILES, "bench") as store:
+            start = time.perf_counter()
+            score(store)
+            return time.perf_counter() - start
+
+    settings = load_settings(overrides=[f"lake.root={folder / 'lake'}"])
+    with Store(open_session(settings, "bench"), settings, FILES, "bench") as store:
+        now = store.read("gold.moments").where(col("role") == "now").where(col("source") == source).select("source", "moment")
+        for name in of_users if copies > 1 else ():
+            rows = store.read(f"gold.{name}").join(broadcast(now), ["source", "moment"], "left_semi")
+            more = rows.withColumn("copy", explode(sequence(lit(2), lit(copies))))
+            more.withColumn("user_id", concat_ws("-", "user_id", "copy")).select(
+                *store.read(f"gold.{name}").columns
+            ).write.format("delta").mode("append").save(store.location(f"gold.{name}"))
+        users = f"delta.`{store.location('gold.user_features')}`"
+        spark = store.spark
+    everyone = seconds(K - 1)  # other settings than those of the lake hold for all
+    nothing = seconds(K - 1)
+    spark.sql(f"UPDATE {users} SET recent = recent + 1 WHERE role = 'now' AND pmod(xxhash64(user_id), 100) = 0")
+    some = seconds(K - 1)
+    changed = spark.sql(f"SELECT avg(int(pmod(xxhash64(user_id), 100) = 0)), count(*) FROM {users} WHERE role = 'now'").first()
+    how = f"{changed[0]:.2%} of {changed[1]:,} users changed; {some:.1f} and {everyone:.1f} s; nothing changed: {nothing:.1f} s"
+    return [Figure("scoring again after 1 % of the users changed / all users", some / everyone, "x", 0.05, how)]
+
+
 def main() -> None:
     """Run all of it and print each figure beside its goal."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--lake", default="lake", help="a lake with a champion (default: lake, as `make demo` leaves it)")
     options.add_argument("--source", default="completejourney")
     options.add_argument("--users", type=int, default=256, help="users that are scored (default: 256)")
+    options.add_argument("--copies", type=int, default=10, help="of each user, for scoring again (default: 10)")
     options.add_argument("--rounds", type=int, default=3, help="rounds of each measurement (default: 3)")
     options.add_argument("--json", type=Path, default=Path("bench-model.json"), help="where the figures go")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="wares-bench-") as name:
         figures = training(Path(name), chosen.rounds)
-    figures += scoring(chosen.lake, chosen.source, chosen.users, chosen.rounds)
+        figures += scoring(chosen.lake, chosen.source, chosen.users, chosen.rounds)
+        figures += rescoring(chosen.lake, chosen.source, chosen.copies, Path(name))
     tell(figures, __doc__, chosen.json)
 
 

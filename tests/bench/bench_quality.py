@@ -60,7 +60,14 @@ def main() -> None:
             for seed in range(1, chosen.seeds + 1):
                 with tempfile.TemporaryDirectory(prefix="wares-quality-") as folder:
                     seeded = settings.train.model_copy(update={"seed": seed})
-                    plan = Plan(files(store, versions), chosen.source, spec, seeded, Path(folder))
+                    plan = Plan(
+                        files(store, versions),
+                        chosen.source,
+                        spec,
+                        seeded,
+                        Path(folder),
+                        only_measured=chosen.role == "validation",
+                    )
                     fit(plan, store.spark)
                     network = registry.read_network(plan.folder, MEASURED if chosen.role == "validation" else LAST)
                     report = measure(store, versions, network, chosen.source, chosen.role, als=als)

@@ -60,10 +60,10 @@ def loop(plan: Plan) -> dict[str, float]:
     encoding = Encoding.load(plan.folder / "encoding.json")
     known = read_known(plan.files, plan.spec, plan.source)
     encoded = {part: encode_part(plan.spec, encoding, part, each.rows) for part, each in known.items()}
-    read = partial(read_split, plan.files, plan.spec, known, plan.source, "train", hvd.rank(), hvd.size())
+    read = partial(read_split, plan.files, plan.spec, known, plan.source, ["train"], hvd.rank(), hvd.size())
     batches = Batches(read, plan.spec, encoding, encoded)
     model = network(plan, encoding)
-    step = training_step(model, ftrl_and_adam(model, plan.train, WARM_UP + STEPS, 0))
+    step = training_step(model, ftrl_and_adam(model, plan.train))
     hvd.broadcast_variables([variable.value for variable in model.variables], root_rank=0)
     stream = _endless(batches, plan.train.batch_size, np.random.default_rng(hvd.rank()))
     waiting = 0.0
@@ -83,7 +83,7 @@ def fit(plan: Plan) -> dict[str, float]:
     encoding = Encoding.load(plan.folder / "encoding.json")
     known = read_known(plan.files, plan.spec, plan.source)
     encoded = {part: encode_part(plan.spec, encoding, part, each.rows) for part, each in known.items()}
-    read = partial(read_split, plan.files, plan.spec, known, plan.source, "train")
+    read = partial(read_split, plan.files, plan.spec, known, plan.source, ["train"])
     whole = next(Batches(read, plan.spec, encoding, encoded).epoch((WARM_UP + STEPS) * plan.train.batch_size))()
     model = network(plan, encoding)
     whole = taken(whole, model)

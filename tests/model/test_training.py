@@ -42,7 +42,7 @@ def with_settings(plan: Plan, **settings: object) -> Plan:
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 def test_ranks_share_all_rows(plan: Plan, spec: Spec, examples: pa.Table, known: dict[Part, Known], ranks: int) -> None:
-    read = [read_split(plan.files, spec, known, "shop", "train", rank, ranks) for rank in range(ranks)]
+    read = [read_split(plan.files, spec, known, "shop", ["train"], rank, ranks) for rank in range(ranks)]
     shares = [sum(chunk.rows.num_rows for chunk in chunks) for chunks in read]
     assert sum(shares) == examples["split"].to_pylist().count("train")
     assert max(shares) - min(shares) < 4
@@ -53,7 +53,7 @@ def test_an_epoch_has_each_row_once(
 ) -> None:
     known = read_known(plan.files, spec, "shop")
     encoded = {part: encode_part(spec, encoding, part, each.rows) for part, each in known.items()}
-    read = partial(read_split, plan.files, spec, known, "shop", "train")
+    read = partial(read_split, plan.files, spec, known, "shop", ["train"])
     whole = Batches(read, spec, encoding, encoded)
     monkeypatch.setattr("wares.model.reader.BUFFER_ROWS", 700)
     pieces = Batches(read, spec, encoding, encoded)
@@ -87,7 +87,7 @@ def test_each_launcher_trains(
 
 @pytest.fixture(scope="module")
 def undisturbed(spark: SparkSession, plan_in: Callable[[Path], Plan], tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    """What one process has trained: 144 steps in each of two epochs, and 36 on the validation days."""
+    """What one process has trained: 144 steps in each of two epochs, and then anew 180 in each of two."""
     plan = one_process(plan_in(tmp_path_factory.mktemp("undisturbed")))
     launch(plan, spark)
     return plan
@@ -118,13 +118,13 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     plan: Plan, spark: SparkSession, undisturbed: Plan, capfd: pytest.CaptureFixture[str]
 ) -> None:
     plan = dataclasses.replace(one_process(plan), checkpoint=str(plan.folder / "lake" / "checkpoint.npz"))
-    for steps in (150, 290):  # within the second epoch, and on the validation days
+    for steps in (150, 400):  # within the second epoch, and in the second stage
         threading.Thread(target=_kill_at, args=(plan, steps), daemon=True).start()
         with pytest.raises(RankError, match="goes on from the last checkpoint"):
             launch(plan, spark)
     launch(plan, spark)
     said = capfd.readouterr().out
-    assert [int(steps) // 144 for steps in re.findall(r"checkpoint: (\d+) of 324 steps", said)] == [1, 2]
+    assert [int(steps) // 144 for steps in re.findall(r"checkpoint: (\d+) of 648 steps", said)] == [1, 2]
     assert "1 ranks" in said
     for name in (MEASURED, LAST):
         assert np.isfinite(_weights(plan.folder / name)).all()

@@ -38,7 +38,7 @@ class Progress:
         steps: How many steps have been taken, of all stages. It also tells which batches come next.
         epochs: What was measured after each epoch.
         measured: The weights that have not seen the validation days, by name, once they are there.
-        of: How many steps an epoch has, and how many are taken on the validation days.
+        of: How many steps an epoch of the first stage has, and how many the second stage has in all.
     """
 
     steps: int = 0

@@ -31,6 +31,7 @@ class Plan:
         train: The settings.
         folder: Where `encoding.json` lies, and where rank 0 leaves `model.keras`, `weights.npz`, `measured.npz`, `epochs.json`.
         checkpoint: Path or URI of the file from which training goes on if it was killed; None for training that keeps none.
+        only_measured: End before the second stage, which learns the validation days too.
     """
 
     files: dict[str, list[str]]
@@ -39,6 +40,7 @@ class Plan:
     train: Train
     folder: Path
     checkpoint: str | None = None
+    only_measured: bool = False
 
     def save(self) -> Path:
         path = self.folder / "plan.json"
@@ -48,6 +50,7 @@ class Plan:
             "spec": self.spec.model_dump(mode="json", by_alias=True),
             "train": self.train.model_dump(),
             "checkpoint": self.checkpoint,
+            "only_measured": self.only_measured,
         }
         path.write_text(json.dumps(plan), encoding="utf-8")
         return path
@@ -56,7 +59,7 @@ class Plan:
     def load(path: Path) -> Plan:
         plan = json.loads(path.read_text(encoding="utf-8"))
         spec, train = Spec.model_validate(plan["spec"]), Train.model_validate(plan["train"])
-        return Plan(plan["files"], plan["source"], spec, train, path.parent, plan["checkpoint"])
+        return Plan(plan["files"], plan["source"], spec, train, path.parent, plan["checkpoint"], plan["only_measured"])
 
 
 def refusal(folder: Path) -> ModelError | None:

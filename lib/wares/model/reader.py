@@ -6,7 +6,7 @@ gold.product_features, once for each moment. It is encoded once, and joined to t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -78,16 +78,16 @@ def read_known(files: Files, spec: Spec, source: str) -> dict[Part, Known]:
 
 
 def read_split(
-    files: Files, spec: Spec, known: Mapping[Part, Known], source: str, split: str, rank: int = 0, ranks: int = 1
+    files: Files, spec: Spec, known: Mapping[Part, Known], source: str, splits: Sequence[str], rank: int = 0, ranks: int = 1
 ) -> Iterator[Chunk]:
-    """Yield the rank's share of a split of gold.examples, at most `READ_ROWS` rows at a time.
+    """Yield the rank's share of some splits of gold.examples, at most `READ_ROWS` rows at a time.
 
     The rows of all files, end to end, are cut into as many equal pieces as there are ranks, and a rank reads the row
     groups that its piece touches. Shares of a split may still differ in size, since files mix splits.
 
     Args:
         known: What `read_known` gives.
-        split: train or validation.
+        splits: Of train and validation.
 
     Raises:
         ModelError: A user or a product of the examples is not known.
@@ -106,7 +106,7 @@ def read_split(
                     mine = batch.slice(max(first - start, 0), max(min(last - start, batch.num_rows) - max(first - start, 0), 0))
                     start += batch.num_rows
                     table = pa.Table.from_batches([mine])
-                    table = table.filter(pc.and_(pc.equal(table["source"], source), pc.equal(table["split"], split)))
+                    table = table.filter(pc.and_(pc.equal(table["source"], source), pc.is_in(table["split"], pa.array(splits))))
                     if table.num_rows:
                         yield Chunk(table, {part: each.find(table) for part, each in known.items()})
             start = end

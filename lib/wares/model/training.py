@@ -199,7 +199,7 @@ def _prepare(plan: Plan) -> None:
         ModelError: The source has no training rows, or a feature's arrays are not as long as the spec says.
     """
     known = read_known(plan.files, plan.spec, plan.source)
-    chunks = read_split(plan.files, plan.spec, known, plan.source, "train")
+    chunks = read_split(plan.files, plan.spec, known, plan.source, ["train"])
     first = next(chunks, None)
     if first is None:
         raise ModelError(

@@ -269,7 +269,7 @@ def _try(trial: optuna.Trial, study: optuna.Study, store: Store, source: str, se
 def _train_and_measure(trial: optuna.Trial, store: Store, source: str, setup: Setup) -> Report:
     versions = pinned(store)
     with tempfile.TemporaryDirectory(prefix="wares-tune-") as folder:
-        plan = Plan(files(store, versions), source, setup.spec, setup.train, Path(folder))
+        plan = Plan(files(store, versions), source, setup.spec, setup.train, Path(folder), only_measured=True)
         fit(plan, store.spark, watcher(trial, plan))
         network = registry.read_network(plan.folder, MEASURED)
     return measure(store, versions, network, source, "validation")

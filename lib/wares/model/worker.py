@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -37,8 +38,6 @@ WEIGHT_DECAY, LONGEST_GRADIENT = 1e-4, 20.0
 """AdamW's decay, and the norm beyond which the gradient of the deep side is shortened."""
 AVERAGE = 0.99
 """What the moving average of the deep side's weights keeps at each step; the average is the model."""
-AGAIN = 0.5
-"""With which part of the learning rate the validation days are learned."""
 
 
 def main(plan_path: str) -> int:
@@ -73,13 +72,16 @@ def _train_unless_refused(plan: Plan, changes: Changes) -> None:
 
 
 def train(plan: Plan, changes: Changes | None = None) -> None:
-    """The training of one rank: on the rows before the validation days, and then, once it has been measured, on those too.
+    """The training of one rank, in two stages: on the rows before the validation days, and then, once it has been measured,
+    anew on those rows and the validation days. Where the second one is not asked for, or there are no validation days, the last
+    weights are the measured ones.
 
-    All ranks begin with rank 0's weights, average their gradients in each step, and take the same number of steps. Rank 0
-    leaves the weights that have not seen the validation days in `measured.npz`, and the last ones in `weights.npz`.
+    In each stage all ranks begin with rank 0's weights, average their gradients in each step, and take the same number of
+    steps. Rank 0 leaves the weights that have not seen the validation days in `measured.npz`, and the last ones in
+    `weights.npz`.
 
-    Where rank 0 finds a checkpoint, all go on from there: each draws the batches of all steps that were taken, without making
-    them, and so comes to the batch that was next. Where other ranks left it, they go on at the same part of the training.
+    Where rank 0 finds a checkpoint, all go on from there: each draws the batches of the stage's steps that were taken, without
+    making them, and so comes to the batch that was next. Where other ranks left it, they go on at the same part of the training.
 
     Args:
         changes: Tells when there are to be other ranks; None if there never are.
@@ -92,10 +94,12 @@ def train(plan: Plan, changes: Changes | None = None) -> None:
     rank, ranks, settings = hvd.rank(), hvd.size(), plan.train
     known = read_known(plan.files, plan.spec, plan.source)
     encoded = {part: encode_part(plan.spec, encoding, part, each.rows) for part, each in known.items()}
-    batches, held_out = (
-        Batches(partial(read_split, plan.files, plan.spec, known, plan.source, split, rank, ranks), plan.spec, encoding, encoded)
-        for split in ("train", "validation")
-    )
+
+    def batches_of(*splits: str) -> Batches:
+        read = partial(read_split, plan.files, plan.spec, known, plan.source, splits, rank, ranks)
+        return Batches(read, plan.spec, encoding, encoded)
+
+    batches, held_out = batches_of("train"), batches_of("validation")
     rows, newest = ([int(n) for n in hvd.allgather(tf.constant([found.rows])).numpy()] for found in (batches, held_out))
     if min(rows) == 0:
         raise ModelError(
@@ -103,35 +107,32 @@ def train(plan: Plan, changes: Changes | None = None) -> None:
             found=f"rows on each rank: {', '.join(map(str, rows))}",
             do="train with fewer ranks (train.ranks), or on a source with a longer history",
         )
-    steps, more = (math.ceil(max(found) / settings.batch_size) if min(found) else 0 for found in (rows, newest))
-    before = steps * settings.epochs
+    every = [before + more for before, more in zip(rows, newest, strict=True)]
+    steps, anew = math.ceil(max(rows) / settings.batch_size), settings.epochs * math.ceil(max(every) / settings.batch_size)
+    measuring, anew = steps * settings.epochs, anew if sum(newest) and not plan.only_measured else 0
     model = build_network(plan.spec, encoding, settings.seed)
-    optimizers = ftrl_and_adam(model, settings, before, more)
+    optimizers = ftrl_and_adam(model, settings)
     step = training_step(model, optimizers)
     state = [*model.variables, *(variable for optimizer, _ in optimizers for variable in optimizer.variables)]
+    fresh = [variable.numpy() for variable in state]
     file = plan.checkpoint or (str(plan.folder / "checkpoint.npz") if changes else None)
     layout = [[sum(rows)], [sum(newest)]] if changes else [rows, newest]
     checkpoints = Checkpoints(file if rank == 0 else None, settings.checkpoint_minutes, state, layout)
     progress = checkpoints.restore()
-    if progress.of != (steps, more):
-        progress.share_out_anew((steps, more), settings.epochs)
-        for optimizer, _ in optimizers:  # the learning rate follows from it
-            optimizer.iterations.assign(progress.steps)
-    hvd.broadcast_variables([variable.value for variable in state], root_rank=0)
+    if progress.of != (steps, anew):
+        progress.share_out_anew((steps, anew), settings.epochs)
+    _begin_alike(state)
     progress.steps = int(hvd.broadcast(tf.constant(progress.steps), root_rank=0))
     if rank == 0:
         size = f"{ranks} ranks x {steps} steps x {settings.epochs} epochs, {model.count_params():,} weights"
         print(f"{PROGRESS}training on {sum(rows):,} examples: {size}", flush=True)
         if progress.steps:
-            print(f"{PROGRESS}going on from a checkpoint: {progress.steps} of {before + more} steps are done", flush=True)
-    random = np.random.default_rng((settings.seed, rank))
-    stream = chain(
-        islice(_endless(batches, settings.batch_size, random), before), _endless(held_out, settings.batch_size, random)
-    )
-    stream = islice(stream, progress.steps, None)
+            print(f"{PROGRESS}going on from a checkpoint: {progress.steps} of {measuring + anew} steps are done", flush=True)
+    rate = Rate(optimizers, settings.learning_rate, 0, measuring)
+    stream = _stream(batches, settings, rank, 0, progress.steps)
     for epoch in range(progress.steps // steps + 1, settings.epochs + 1):
         start, done = time.perf_counter(), progress.steps
-        loss = _take_steps(step, stream, progress, epoch * steps, checkpoints, changes)
+        loss = _take_steps(step, rate, stream, progress, epoch * steps, checkpoints, changes)
         seconds = time.perf_counter() - start
         if epoch == settings.epochs:
             _average(optimizers)
@@ -153,10 +154,17 @@ def train(plan: Plan, changes: Changes | None = None) -> None:
             )
         checkpoints.write(progress)
         _make_way(changes, checkpoints, progress)
-    if more:
+    del stream, batches, held_out  # which may hold as many rows as come now
+    if anew:
         if rank == 0:
-            print(f"{PROGRESS}training on the {sum(newest):,} examples of the validation days, too", flush=True)
-        _take_steps(step, stream, progress, before + more, checkpoints, changes)
+            print(f"{PROGRESS}training anew on all {sum(every):,} examples, the validation days too: {anew} steps", flush=True)
+        if progress.steps == measuring:
+            for variable, value in zip(state, fresh, strict=True):
+                variable.assign(value)
+            _begin_alike(state)
+        rate = Rate(optimizers, settings.learning_rate, measuring, anew)
+        stream = _stream(batches_of("train", "validation"), settings, rank, 1, progress.steps - measuring)
+        _take_steps(step, rate, stream, progress, measuring + anew, checkpoints, changes)
         _average(optimizers)
     if rank == 0:
         np.savez(plan.folder / MEASURED, **progress.measured)
@@ -165,8 +173,19 @@ def train(plan: Plan, changes: Changes | None = None) -> None:
         _write_epochs(plan, progress)
 
 
+def _begin_alike(state: list[keras.Variable]) -> None:
+    """Give all ranks what rank 0 has."""
+    hvd.broadcast_variables([variable.value for variable in state], root_rank=0)
+
+
+def _stream(batches: Batches, settings: Train, rank: int, stage: int, done: int) -> Iterator[Callable[[], Arrays]]:
+    """A rank's batches in a stage without an end, after those that were `done`."""
+    return islice(_endless(batches, settings.batch_size, np.random.default_rng((settings.seed, rank, stage))), done, None)
+
+
 def _take_steps(
     step: Callable[[Arrays], tf.Tensor],
+    rate: Rate,
     stream: Iterator[Callable[[], Arrays]],
     progress: Progress,
     until: int,
@@ -181,6 +200,7 @@ def _take_steps(
     """
     losses = []
     while progress.steps < until:
+        rate.at(progress.steps)
         losses.append(float(step(next(stream)())))
         progress.steps += 1
         if not math.isfinite(losses[-1]):
@@ -235,25 +255,47 @@ Optimizers = list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]
 """Each optimiser with the weights that it moves."""
 
 
-def ftrl_and_adam(model: keras.Model, settings: Train, steps: int, more: int) -> Optimizers:
-    """FTRL for the wide side and AdamW for the deep one, which keeps a moving average of its weights.
-
-    Args:
-        steps: In how many AdamW's rate falls to 0.
-        more: In how many it does so again, from a part of where it began.
-    """
+def ftrl_and_adam(model: keras.Model, settings: Train) -> Optimizers:
+    """FTRL for the wide side and AdamW for the deep one, which keeps a moving average of its weights."""
     wide = [variable for variable in model.trainable_variables if is_wide(variable)]
     deep = [variable for variable in model.trainable_variables if not is_wide(variable)]
     ftrl = keras.optimizers.Ftrl(
         settings.ftrl_learning_rate, initial_accumulator_value=WIDE_START, l2_regularization_strength=WIDE_L2
     )
-    rate = keras.optimizers.schedules.CosineDecayRestarts(settings.learning_rate, steps, t_mul=max(more, 1) / steps, m_mul=AGAIN)
     adam = keras.optimizers.AdamW(
-        rate, weight_decay=WEIGHT_DECAY, global_clipnorm=LONGEST_GRADIENT, use_ema=True, ema_momentum=AVERAGE
+        settings.learning_rate,
+        weight_decay=WEIGHT_DECAY,
+        global_clipnorm=LONGEST_GRADIENT,
+        use_ema=True,
+        ema_momentum=AVERAGE,
     )
     ftrl.build(wide)
     adam.build(deep)
     return [(ftrl, wide), (adam, deep)]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """AdamW's learning rate in one stage, which falls to 0 along a cosine.
+
+    It follows from the steps that were taken in the whole training, and not from what the optimiser counts: where ranks come
+    and go, they stand at the same part of another number of steps.
+
+    Args:
+        highest: The rate of the first step.
+        begin: Steps of the whole training before the stage.
+        steps: Steps of the stage.
+    """
+
+    optimizers: Optimizers
+    highest: float
+    begin: int
+    steps: int
+
+    def at(self, step: int) -> None:
+        """Set the rate for the step after so many of the whole training."""
+        _, (adam, _) = self.optimizers
+        adam.learning_rate = self.highest * (1 + math.cos(math.pi * (step - self.begin) / self.steps)) / 2
 
 
 def _average(optimizers: Optimizers) -> None:

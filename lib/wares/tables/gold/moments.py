@@ -7,7 +7,7 @@ from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, INTERNAL
 from wares.lake.table import Check, Column, Table
 from wares.tables.gold.histories import day_of
 
-TRAIN_MOMENTS = 4
+TRAIN_MOMENTS = 7
 """More moments teach more than more passes: a second pass over the same examples makes the validation loss rise."""
 SPAN = 28
 
