@@ -32,8 +32,8 @@ from wares.model.plan import LAST, MEASURED, Plan
 from wares.model.reader import EXAMPLES, Batches, Known, read_known, read_split
 from wares.model.scorer import Catalogue, Scorer
 from wares.model.spec import Part, Spec
-from wares.model.worker import finite_weights
-from wares.settings import Settings
+from wares.model.worker import Rate, finite_weights, ftrl_and_adam
+from wares.settings import Settings, Train
 
 
 def with_settings(plan: Plan, **settings: object) -> Plan:
@@ -149,6 +149,19 @@ def test_weights_that_are_no_numbers_are_not_kept(spec: Spec, encoding: Encoding
     model.get_layer("second").bias.assign(np.full(8, np.nan))
     with pytest.raises(ModelError, match="second/bias"):
         finite_weights(model)
+
+
+def test_the_learning_rate_falls_in_each_stage(spec: Spec, encoding: Encoding) -> None:
+    settings = Train(learning_rate=0.008, ftrl_learning_rate=0.003)
+    optimizers = ftrl_and_adam(build_network(spec, encoding, 3), settings)
+    rates = [optimizer.learning_rate for optimizer, _ in optimizers]
+    found = []
+    for begin, steps in ((0, 200), (200, 100)):
+        rate = Rate(optimizers, settings.learning_rate, begin, steps)
+        for step in (begin, begin + steps // 2, begin + steps):
+            rate.at(step)
+            found.append([float(each) for each in rates])
+    assert np.allclose(found, [[0.003, 0.008], [0.003, 0.004], [0.003, 0]] * 2)
 
 
 PREDICT = """
