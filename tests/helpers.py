@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -111,6 +113,12 @@ def forbid(folder: Path, forbidden: bool) -> None:
                 fcntl.ioctl(opened, SET_FLAGS, struct.pack("i", IMMUTABLE if forbidden else 0))
             finally:
                 os.close(opened)
+
+
+def change_column(file: str, name: str, values: Callable[[pa.Table], pa.Array]) -> None:
+    """Give a column of a Parquet file other values, which are made from its rows."""
+    rows = pq.read_table(file)
+    pq.write_table(rows.set_column(rows.schema.get_field_index(name), name, values(rows)), file, row_group_size=300)
 
 
 def ranks_of(folder: Path) -> list[int]:

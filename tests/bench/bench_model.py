@@ -334,37 +334,43 @@ def als(store: Store, source: str) -> Figure:
     return Figure(f"Spark's ALS.recommendForAllUsers, {model.rank} factors", speed, "M/s", None, how)
 
 
-def rescoring(lake: str, source: str, copies: int, folder: Path) -> list[Figure]:
+def rescoring(lake: str, source: str, copies: int, folder: Path) -> Figure:
     """Scoring again after a change, in a copy of the lake that has each user so many times."""
     print(f"  scoring again, with each user {copies} times", flush=True)
     shutil.copytree(lake, folder / "lake")
-    of_users = ("user_features", "pair_features", "type_features", "affinities")
+    # A list of another length than the lake's holds for all users.
+    settings = load_settings(overrides=[f"lake.root={folder / 'lake'}", f"score.top_k={K - 1}"])
+    spark = open_session(settings, "bench")
 
-    def seconds(top_k: int) -> float:
-        settings = load_settings(overrides=[f"lake.root={folder / 'lake'}", f"score.top_k={top_k}"])
-        with Store(open_session(settings, "bench"), settings, FILES, "bench") as store:
+    def seconds() -> float:
+        with Store(spark, settings, FILES, "bench") as store:
             start = time.perf_counter()
             score(store)
             return time.perf_counter() - start
 
-    settings = load_settings(overrides=[f"lake.root={folder / 'lake'}"])
-    with Store(open_session(settings, "bench"), settings, FILES, "bench") as store:
-        now = store.read("gold.moments").where(col("role") == "now").where(col("source") == source).select("source", "moment")
-        for name in of_users if copies > 1 else ():
-            rows = store.read(f"gold.{name}").join(broadcast(now), ["source", "moment"], "left_semi")
-            more = rows.withColumn("copy", explode(sequence(lit(2), lit(copies))))
-            more.withColumn("user_id", concat_ws("-", "user_id", "copy")).select(
-                *store.read(f"gold.{name}").columns
-            ).write.format("delta").mode("append").save(store.location(f"gold.{name}"))
+    with Store(spark, settings, FILES, "bench") as store:
         users = f"delta.`{store.location('gold.user_features')}`"
-        spark = store.spark
-    everyone = seconds(K - 1)  # other settings than those of the lake hold for all
-    nothing = seconds(K - 1)
-    spark.sql(f"UPDATE {users} SET recent = recent + 1 WHERE role = 'now' AND pmod(xxhash64(user_id), 100) = 0")
-    some = seconds(K - 1)
-    changed = spark.sql(f"SELECT avg(int(pmod(xxhash64(user_id), 100) = 0)), count(*) FROM {users} WHERE role = 'now'").first()
-    how = f"{changed[0]:.2%} of {changed[1]:,} users changed; {some:.1f} and {everyone:.1f} s; nothing changed: {nothing:.1f} s"
-    return [Figure("scoring again after 1 % of the users changed / all users", some / everyone, "x", 0.05, how)]
+        if copies > 1:
+            _copy_users(store, source, copies)
+    everyone, nothing = seconds(), seconds()
+    chosen = "pmod(xxhash64(user_id), 100) = 0"
+    spark.sql(f"UPDATE {users} SET recent = recent + 1 WHERE role = 'now' AND {chosen}")
+    some = seconds()
+    share, many = spark.sql(f"SELECT avg(int({chosen})), count(*) FROM {users} WHERE role = 'now'").first()
+    how = f"{share:.2%} of {many:,} users changed; {some:.1f} and {everyone:.1f} s; nothing changed: {nothing:.1f} s"
+    return Figure("scoring again after 1 % of the users changed / all users", some / everyone, "x", 0.05, how)
+
+
+def _copy_users(store: Store, source: str, copies: int) -> None:
+    """Add to each user of a source, and to its past, copies that are other users, until there are so many of each."""
+    now = store.read("gold.moments").where("role = 'now'").where(col("source") == source).select("source", "moment")
+    for name in ("gold.user_features", "gold.pair_features", "gold.type_features", "gold.affinities"):
+        rows = store.read(name)
+        more = rows.join(broadcast(now), ["source", "moment"], "left_semi").withColumn(
+            "copy", explode(sequence(lit(2), lit(copies)))
+        )
+        more = more.withColumn("user_id", concat_ws("-", "user_id", "copy")).select(*rows.columns)
+        more.write.format("delta").mode("append").save(store.location(name))
 
 
 def main() -> None:
@@ -380,7 +386,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="wares-bench-") as name:
         figures = training(Path(name), chosen.rounds)
         figures += scoring(chosen.lake, chosen.source, chosen.users, chosen.rounds)
-        figures += rescoring(chosen.lake, chosen.source, chosen.copies, Path(name))
+        figures.append(rescoring(chosen.lake, chosen.source, chosen.copies, Path(name)))
     tell(figures, __doc__, chosen.json)
 
 

@@ -20,7 +20,7 @@ from wares.lake.store import Store
 from wares.model import registry
 from wares.model.baselines import BASELINES, factors
 from wares.model.evaluation import Report
-from wares.model.plan import LAST, MEASURED, Plan
+from wares.model.plan import Plan
 from wares.model.spec import Spec, load_spec
 from wares.model.training import files, fit, measure, pairs_before, pinned
 from wares.settings import load_settings
@@ -69,7 +69,7 @@ def main() -> None:
                         only_measured=chosen.role == "validation",
                     )
                     fit(plan, store.spark)
-                    network = registry.read_network(plan.folder, MEASURED if chosen.role == "validation" else LAST)
+                    network = registry.read_network(plan.folder)
                     report = measure(store, versions, network, chosen.source, chosen.role, als=als)
                 found[name].append(ndcg(report))
                 baselines = {title: ndcg(report, ranker) for ranker, title in BASELINES.items()}

@@ -43,7 +43,7 @@ def test_all_comes_back(file: Path) -> None:
         (29, (5, 2), 14),  # a part of an epoch stays one
         (30, (5, 2), 15),
         (30, (23, 9), 69),
-        (32, (5, 2), 16),  # half of the validation days
+        (32, (5, 2), 16),  # half of the second stage
         (34, (5, 2), 17),
         (32, (5, 0), 15),
     ],

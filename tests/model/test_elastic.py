@@ -14,9 +14,8 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
-from helpers import ranks_of
+from helpers import change_column, ranks_of
 from pyspark.sql import SparkSession
 from wares.errors import ModelError, RankError
 from wares.model.launcher import launch
@@ -35,9 +34,11 @@ def elastic(plan: Plan) -> Plan:
     """24 epochs of 72 steps on two ranks, from labels of which a fifth is wrong, so that no loss comes near 0."""
     random = np.random.default_rng(5)
     for file in plan.files[EXAMPLES]:
-        rows = pq.read_table(file)
-        turned = pc.if_else(pa.array(random.random(rows.num_rows) < 0.2), pc.subtract(1.0, rows["label"]), rows["label"])
-        pq.write_table(rows.set_column(rows.schema.get_field_index("label"), "label", turned), file, row_group_size=300)
+        change_column(
+            file,
+            "label",
+            lambda rows: pc.if_else(pa.array(random.random(rows.num_rows) < 0.2), pc.subtract(1.0, rows["label"]), rows["label"]),
+        )
     script = plan.folder / "tell hosts"
     script.write_text(f"#!/bin/sh\ncat '{plan.folder}/hosts'\n", encoding="utf-8")
     script.chmod(0o755)
@@ -150,10 +151,7 @@ def test_too_few_places_give_one_clear_error(elastic: Plan, monkeypatch: pytest.
 @pytest.mark.slow
 def test_a_rank_that_refuses_ends_the_others(elastic: Plan) -> None:
     tell(elastic, TWO_HOSTS)
-    file = elastic.files[EXAMPLES][0]
-    rows = pq.read_table(file)
-    endless = pa.array(np.full(rows.num_rows, np.inf))
-    pq.write_table(rows.set_column(rows.schema.get_field_index("weight"), "weight", endless), file)
+    change_column(elastic.files[EXAMPLES][0], "weight", lambda rows: pa.array(np.full(rows.num_rows, np.inf)))
     with pytest.raises(ModelError, match="The loss is no longer a number"):
         launch(elastic, NO_SPARK)
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from helpers import ranks_of
+from helpers import change_column, ranks_of
 from pyspark.sql import SparkSession
 from wares.errors import ModelError, RankError
 from wares.model import registry
@@ -99,10 +99,11 @@ def one_process(plan: Plan) -> Plan:
 
 def test_measured_weights_have_not_seen_the_validation_days(plan: Plan, spark: SparkSession, undisturbed: Plan) -> None:
     for file in plan.files[EXAMPLES]:
-        rows = pq.read_table(file)
-        held_out = pc.equal(rows["split"], "validation")
-        turned = pc.if_else(held_out, pc.subtract(1.0, rows["label"]), rows["label"])
-        pq.write_table(rows.set_column(rows.schema.get_field_index("label"), "label", turned), file, row_group_size=300)
+        change_column(
+            file,
+            "label",
+            lambda rows: pc.if_else(pc.equal(rows["split"], "validation"), pc.subtract(1.0, rows["label"]), rows["label"]),
+        )
     launch(one_process(plan), spark)
     assert np.array_equal(_weights(plan.folder / MEASURED), _weights(undisturbed.folder / MEASURED))
     assert not np.allclose(_weights(plan.folder / LAST), _weights(undisturbed.folder / LAST), atol=1e-3)
@@ -207,11 +208,7 @@ def test_what_watches_a_training_can_end_it(plan: Plan, spark: SparkSession) -> 
 
 
 def test_infinite_values_give_one_clear_error(plan: Plan, spark: SparkSession) -> None:
-    poisoned = pq.read_table(plan.files[EXAMPLES][0])
-    poisoned = poisoned.set_column(
-        poisoned.schema.get_field_index("weight"), "weight", pa.array(np.full(poisoned.num_rows, np.inf))
-    )
-    pq.write_table(poisoned, plan.files[EXAMPLES][0])
+    change_column(plan.files[EXAMPLES][0], "weight", lambda rows: pa.array(np.full(rows.num_rows, np.inf)))
     with pytest.raises(ModelError, match="The loss is no longer a number"):
         launch(plan, spark)
 

@@ -243,9 +243,11 @@ class _Proof:
                 raise self.stuck(node, [inner], "has a sub-query over rows that are cut", "join on the keys instead")
             if part.get("name") == "_metadata":
                 raise self.stuck(node, [], "looks at the files of an input", OTHERWISE)
-            if "evalType" in part and not (self.python_by_key and kind_of(node) in MAPPING):
-                do = KEEPS_TO_KEYS if kind_of(node) in MAPPING else OTHERWISE
-                raise self.stuck(node, [], "has a Python function, which may see many rows at once", do)
+            if "evalType" in part:
+                maps = kind_of(node) in MAPPING
+                if not (maps and self.python_by_key):
+                    do = KEEPS_TO_KEYS if maps else OTHERWISE
+                    raise self.stuck(node, [], "has a Python function, which may see many rows at once", do)
 
     def leaf(self, alias: Node) -> _Rows:
         table, columns = leaf(alias, self.token)

@@ -108,8 +108,9 @@ def train(plan: Plan, changes: Changes | None = None) -> None:
             do="train with fewer ranks (train.ranks), or on a source with a longer history",
         )
     every = [before + more for before, more in zip(rows, newest, strict=True)]
-    steps, anew = math.ceil(max(rows) / settings.batch_size), settings.epochs * math.ceil(max(every) / settings.batch_size)
-    measuring, anew = steps * settings.epochs, anew if sum(newest) and not plan.only_measured else 0
+    steps, of_all = (math.ceil(max(found) / settings.batch_size) for found in (rows, every))
+    measuring = settings.epochs * steps
+    anew = settings.epochs * of_all if sum(newest) and not plan.only_measured else 0
     model = build_network(plan.spec, encoding, settings.seed)
     optimizers = ftrl_and_adam(model, settings)
     step = training_step(model, optimizers)
@@ -282,6 +283,7 @@ class Rate:
     and go, they stand at the same part of another number of steps.
 
     Args:
+        optimizers: As `ftrl_and_adam` gives them.
         highest: The rate of the first step.
         begin: Steps of the whole training before the stage.
         steps: Steps of the stage.
