@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell $(name) -c "" 2>/dev/null && echo $(name))) python3)
 UV_VERSION := 0.13.9
 DEMO_LAKE ?= lake
+LOCK ?= requirements.lock
+LOCKED := .tools/uv-command pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet --custom-compile-command "make lock"
 export PYTHONPATH := $(CURDIR)/lib
 
 .PHONY: help demo test proofs bench-lake bench-model quality faults notebooks lint setup lock clean
@@ -54,11 +56,11 @@ setup: .venv/.jars  ## Make the environment and fetch the jars (demo and test do
 	fi
 	@touch $@
 
-.venv/.packages: .tools/.uv requirements.lock
+.venv/.packages: .tools/.uv $(LOCK)
 	@echo "setting up: Python packages, into .venv (Horovod is compiled, which takes a few minutes)"
 	@[ -x .venv/bin/python ] || .tools/uv-command venv --quiet --python $(PYTHON) .venv
 	@# Compiled once here: each start of TensorFlow would else compile it again where Python may not write beside it.
-	@.tools/uv-command pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements.lock
+	@.tools/uv-command pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes $(LOCK)
 	@touch $@
 
 .venv/.jars: .venv/.packages
@@ -66,8 +68,9 @@ setup: .venv/.jars  ## Make the environment and fetch the jars (demo and test do
 	@.venv/bin/python -m wares.lake.session >.tools/jars.log 2>&1 || { tail -n 20 .tools/jars.log >&2; exit 1; }
 	@touch $@
 
-lock: .tools/.uv  ## Resolve the dependencies of pyproject.toml into requirements.lock
-	.tools/uv-command pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --quiet -o requirements.lock
+lock: .tools/.uv  ## Resolve the dependencies of pyproject.toml into requirements.lock, and for GPUs into requirements-gpu.lock
+	$(LOCKED) --group dev -o requirements.lock
+	$(LOCKED) --group dev --group gpu --override <(echo "tensorflow-cpu; python_version < '3'") -o requirements-gpu.lock
 
 clean:  ## Remove the environment and what was fetched; lakes stay
 	rm -rf .venv .tools .pytest_cache .ruff_cache .hypothesis

@@ -62,6 +62,11 @@ class Train(_Settings):
     batch_size: int = Field(1024, ge=1, description="Rows in each rank's batch.")
     learning_rate: float = Field(8e-3, gt=0, description="Of the deep side's AdamW.")
     ftrl_learning_rate: float = Field(0.003, gt=0, description="Of the wide side's FTRL.")
+    precision: Literal["float32", "mixed_bfloat16"] = Field(
+        "float32", description="What is computed in; weights, the wide side and the loss are always float32."
+    )
+    xla: bool = Field(False, description="Compile the loss and its gradients by XLA.")
+    nccl: bool = Field(False, description="Average gradients from GPU to GPU, one for each rank; Horovod must be built for it.")
     seed: int = 7
     checkpoint_minutes: float = Field(1, ge=0, description="How often a long epoch leaves a checkpoint; each epoch's end does.")
 

@@ -63,7 +63,7 @@ def loop(plan: Plan) -> dict[str, float]:
     read = partial(read_split, plan.files, plan.spec, known, plan.source, ["train"], hvd.rank(), hvd.size())
     batches = Batches(read, plan.spec, encoding, encoded)
     model = network(plan, encoding)
-    step = training_step(model, ftrl_and_adam(model, plan.train))
+    step = training_step(model, ftrl_and_adam(model, plan.train), plan.train)
     hvd.broadcast_variables([variable.value for variable in model.variables], root_rank=0)
     stream = _endless(batches, plan.train.batch_size, np.random.default_rng(hvd.rank()))
     waiting = 0.0

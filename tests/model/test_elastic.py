@@ -19,7 +19,7 @@ from helpers import change_column, ranks_of
 from pyspark.sql import SparkSession
 from wares.errors import ModelError, RankError
 from wares.model.launcher import launch
-from wares.model.plan import EPOCHS, LAST, Plan
+from wares.model.plan import LAST, Plan
 from wares.model.reader import EXAMPLES
 
 NO_SPARK = cast(SparkSession, None)
@@ -53,11 +53,6 @@ def tell(plan: Plan, hosts: str) -> None:
     (plan.folder / "hosts").write_text(hosts, encoding="utf-8")
 
 
-def epochs_of(plan: Plan) -> list[dict[str, float]]:
-    file = plan.folder / EPOCHS
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-
-
 def once(*todo: tuple[Callable[[], bool], Callable[[], None]]) -> Callable[[], None]:
     """Does one thing after the other, each when it is time for it."""
     left = list(todo)
@@ -78,10 +73,10 @@ def kill(plan: Plan, rank: int) -> None:
 
 @pytest.mark.slow
 def test_ranks_leave_and_join(elastic: Plan, capfd: pytest.CaptureFixture[str]) -> None:
-    leave = (lambda: len(epochs_of(elastic)) >= 3, lambda: tell(elastic, "localhost:1\n"))
+    leave = (lambda: len(elastic.epochs()) >= 3, lambda: tell(elastic, "localhost:1\n"))
     join = (lambda: len(ranks_of(elastic.folder)) == 1, lambda: tell(elastic, TWO))
     launch(elastic, NO_SPARK, once(leave, join))
-    said, found = capfd.readouterr().out, epochs_of(elastic)
+    said, found = capfd.readouterr().out, elastic.epochs()
     assert [int(epoch) for epoch in re.findall(r"epoch (\d+)/24: loss", said)] == list(range(1, 25))
     starts = [[int(number) for number in start] for start in re.findall(GOING_ON, said)]
     assert [start[:2] for start in starts] == [[1, 144], [2, 72]]
@@ -92,7 +87,7 @@ def test_ranks_leave_and_join(elastic: Plan, capfd: pytest.CaptureFixture[str]) 
 
     train = elastic.train.model_copy(update={"hosts": None})
     launch(dataclasses.replace(elastic, train=train, checkpoint=None), NO_SPARK)
-    undisturbed = epochs_of(elastic)
+    undisturbed = elastic.epochs()
     assert losses(found[:3]) == losses(undisturbed[:3])
     assert np.allclose(losses(found[-1:]), losses(undisturbed[-1:]), atol=0.02)
 
@@ -118,7 +113,7 @@ def test_a_rank_dies_and_its_host_comes_back(
 ) -> None:
     monkeypatch.setattr("wares.model.launcher.COOLDOWN", ("1", "1"))
     tell(elastic, TWO_HOSTS)
-    launch(elastic, NO_SPARK, once((lambda: len(epochs_of(elastic)) >= 3, lambda: kill(elastic, rank))))
+    launch(elastic, NO_SPARK, once((lambda: len(elastic.epochs()) >= 3, lambda: kill(elastic, rank))))
     starts = re.findall(GOING_ON, capfd.readouterr().out)
     assert [start[0] for start in starts] == ["1", "2"]
     assert all(int(done) / int(steps) >= 2 for _, steps, done, _ in starts)  # the checkpoint of the second epoch's end
@@ -129,7 +124,7 @@ def test_a_rank_dies_and_its_host_comes_back(
 @pytest.mark.slow
 def test_a_rank_that_dies_takes_its_host_along(elastic: Plan, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RankError, match="goes on from the last checkpoint") as error:
-        launch(elastic, NO_SPARK, once((lambda: len(epochs_of(elastic)) >= 20, lambda: kill(elastic, 1))))
+        launch(elastic, NO_SPARK, once((lambda: len(elastic.epochs()) >= 20, lambda: kill(elastic, 1))))
     assert "137" in error.value.found
     assert ranks_of(elastic.folder) == []
     launch(elastic, NO_SPARK)
@@ -142,7 +137,7 @@ def test_a_rank_that_dies_takes_its_host_along(elastic: Plan, capfd: pytest.Capt
 def test_too_few_places_give_one_clear_error(elastic: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOROVOD_ELASTIC_TIMEOUT", "5")
     with pytest.raises(ModelError, match="too few places"):
-        launch(elastic, NO_SPARK, once((lambda: bool(epochs_of(elastic)), lambda: tell(elastic, ""))))
+        launch(elastic, NO_SPARK, once((lambda: bool(elastic.epochs()), lambda: tell(elastic, ""))))
     assert ranks_of(elastic.folder) == []
     with pytest.raises(ModelError, match="too few places"):
         launch(elastic, NO_SPARK)

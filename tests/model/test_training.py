@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import keras
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -107,6 +108,22 @@ def test_measured_weights_have_not_seen_the_validation_days(plan: Plan, spark: S
     launch(one_process(plan), spark)
     assert np.array_equal(_weights(plan.folder / MEASURED), _weights(undisturbed.folder / MEASURED))
     assert not np.allclose(_weights(plan.folder / LAST), _weights(undisturbed.folder / LAST), atol=1e-3)
+
+
+def test_fewer_bits_and_xla_train_the_same_network(plan: Plan, spark: SparkSession, undisturbed: Plan) -> None:
+    launch(with_settings(one_process(plan), precision="mixed_bfloat16", xla=True), spark)
+    losses, right = ([epoch["validation_loss"] for epoch in each.epochs()] for each in (plan, undisturbed))
+    assert np.allclose(losses, right, rtol=0.02)
+    found, undisturbed_weights = _weights(plan.folder / LAST), _weights(undisturbed.folder / LAST)
+    assert not np.array_equal(found, undisturbed_weights)
+    scores = keras.models.load_model(plan.folder / "model.keras", compile=False)
+    assert {layer.compute_dtype for layer in scores.layers} == {"float32"}
+    assert np.array_equal(np.concatenate([variable.numpy().ravel() for variable in scores.variables]), found)
+
+
+def test_nccl_is_refused_by_a_horovod_without_it(plan: Plan, spark: SparkSession) -> None:
+    with pytest.raises(ModelError, match="Horovod cannot use NCCL"):
+        launch(with_settings(plan, nccl=True), spark)
 
 
 def _weights(path: Path) -> np.ndarray:

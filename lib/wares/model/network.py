@@ -7,6 +7,9 @@ The logit of a pair is a sum of three:
 
 The first deep layer is written as a sum with one term for each part (user, product, pair, type, affinity), so that batch scoring
 computes the user's and the product's terms once, not once for each pair (see scorer.py).
+
+Under a mixed policy of Keras the layers of the deep side compute in fewer bits; the wide side, whose weights are small, and what
+adds up to the logit stay in float32.
 """
 
 from __future__ import annotations
@@ -32,11 +35,11 @@ def build_network(spec: Spec, encoding: Encoding, seed: int) -> keras.Model:
     first = [layers.Dense(spec.network.hidden[0], use_bias=part == "user", name=f"first_{part}")(joined[part]) for part in PARTS]
     hidden = layers.ReLU(name="first_relu")(layers.Add(name="first")(first))
     hidden = layers.Dense(spec.network.hidden[1], activation="relu", name="second")(hidden)
-    terms = [layers.Dense(1, name="deep")(hidden), *_wide(spec, encoding, inputs)]
+    terms = [layers.Dense(1, dtype="float32", name="deep")(hidden), *_wide(spec, encoding, inputs)]
     if spec.network.match:
         vectors = [layers.Dense(spec.network.match, name=f"match_{part}")(joined[part]) for part in ("user", "product")]
-        terms.append(layers.Dot(axes=1, name="match")(vectors))
-    return keras.Model(inputs, layers.Add(name="logit")(terms), name="wide_deep")
+        terms.append(layers.Dot(axes=1, dtype="float32", name="match")(vectors))
+    return keras.Model(inputs, layers.Add(dtype="float32", name="logit")(terms), name="wide_deep")
 
 
 def is_wide(variable: keras.Variable) -> bool:
@@ -72,17 +75,17 @@ def _wide(spec: Spec, encoding: Encoding, inputs: Inputs) -> list[keras.KerasTen
     """The wide side's terms, each [rows, 1]."""
     terms = []
     for part in PARTS:
-        linear = layers.Dense(1, use_bias=False, kernel_initializer="zeros", name=f"wide_{part}_numbers")
+        linear = layers.Dense(1, use_bias=False, kernel_initializer="zeros", dtype="float32", name=f"wide_{part}_numbers")
         terms.append(linear(inputs[f"{part}_numbers"]))
         for feature in spec.ids(part):
             if isinstance(feature, Categorical) and feature.is_wide:
                 weights = layers.Embedding(
-                    encoding.size(feature.name), 1, embeddings_initializer="zeros", name=f"wide_{feature.name}"
+                    encoding.size(feature.name), 1, embeddings_initializer="zeros", dtype="float32", name=f"wide_{feature.name}"
                 )
                 terms.append(weights(inputs[feature.name]))
     for cross in spec.crosses:
         has, offered = (inputs[name] for name in cross.of)
-        terms.append(CrossWeights(cross.buckets, name=f"wide_{cross.name}")(has, offered))
+        terms.append(CrossWeights(cross.buckets, dtype="float32", name=f"wide_{cross.name}")(has, offered))
     return terms
 
 

@@ -61,6 +61,11 @@ class Plan:
         spec, train = Spec.model_validate(plan["spec"]), Train.model_validate(plan["train"])
         return Plan(plan["files"], plan["source"], spec, train, path.parent, plan["checkpoint"], plan["only_measured"])
 
+    def epochs(self) -> list[dict[str, float]]:
+        """What the training has measured so far, an epoch each: loss, validation_loss, samples_per_second, seconds."""
+        file = self.folder / EPOCHS
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+
 
 def refusal(folder: Path) -> ModelError | None:
     """What a rank of the plan in this folder said when it refused to go on; None if none has."""

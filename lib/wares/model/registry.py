@@ -27,7 +27,7 @@ from mlflow.types.schema import Array, ColSpec, Schema
 
 from wares.errors import ModelError
 from wares.model.encoding import Encoding
-from wares.model.plan import EPOCHS, LAST, Plan
+from wares.model.plan import LAST, Plan
 from wares.model.scorer import Network
 from wares.model.spec import Spec
 from wares.settings import Settings
@@ -143,7 +143,7 @@ def log(
     now = int(time.time() * 1000)
     series = [
         Metric(f"train.{name}", value, now, epoch)
-        for epoch, measured in enumerate(json.loads((plan.folder / EPOCHS).read_text(encoding="utf-8")), 1)
+        for epoch, measured in enumerate(plan.epochs(), 1)
         for name, value in measured.items()
     ]
     client.log_batch(

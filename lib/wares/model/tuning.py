@@ -24,7 +24,7 @@ from wares.errors import ModelError
 from wares.lake.store import Store
 from wares.model import registry
 from wares.model.evaluation import Report
-from wares.model.plan import EPOCHS, MEASURED, Plan
+from wares.model.plan import MEASURED, Plan
 from wares.model.spec import Network, Spec, load_spec
 from wares.model.training import check_columns, files, fingerprint_of, fit, measure, pinned
 from wares.settings import Settings, Train, read_yaml, validate
@@ -285,8 +285,7 @@ def watcher(trial: optuna.Trial, plan: Plan) -> Callable[[], None]:
 
     def watch() -> None:
         nonlocal told
-        file = plan.folder / EPOCHS
-        epochs = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+        epochs = plan.epochs()
         for number, measured in enumerate(epochs[told:], told + 1):
             trial.report(-measured["validation_loss"], 100 * number // plan.train.epochs)
         if len(epochs) > told and trial.should_prune():

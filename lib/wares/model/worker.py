@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from wares.errors import ModelError
 from wares.model.checkpoints import Checkpoints, Progress
+from wares.model.devices import place_of_exchange, use_device
 from wares.model.elastic import LOOK_STEPS, Changes, RanksChanged, again_with_other_ranks
 from wares.model.encoding import Arrays, Encoding, encode_part
 from wares.model.network import build_network, is_wide
@@ -48,6 +49,7 @@ def main(plan_path: str) -> int:
     hvd.init()
     plan = Plan.load(Path(plan_path))
     try:
+        use_device(plan.train)
         if plan.train.hosts is None:
             train(plan)
         else:
@@ -113,7 +115,7 @@ def train(plan: Plan, changes: Changes | None = None) -> None:
     anew = settings.epochs * of_all if sum(newest) and not plan.only_measured else 0
     model = build_network(plan.spec, encoding, settings.seed)
     optimizers = ftrl_and_adam(model, settings)
-    step = training_step(model, optimizers)
+    step = training_step(model, optimizers, settings)
     state = [*model.variables, *(variable for optimizer, _ in optimizers for variable in optimizer.variables)]
     fresh = [variable.numpy() for variable in state]
     file = plan.checkpoint or (str(plan.folder / "checkpoint.npz") if changes else None)
@@ -170,7 +172,10 @@ def train(plan: Plan, changes: Changes | None = None) -> None:
     if rank == 0:
         np.savez(plan.folder / MEASURED, **progress.measured)
         np.savez(plan.folder / LAST, **finite_weights(model))
-        model.save(plan.folder / "model.keras")
+        keras.config.set_dtype_policy("float32")  # in which it scores, whatever it was trained in
+        scores = build_network(plan.spec, encoding, settings.seed)
+        scores.set_weights(model.get_weights())
+        scores.save(plan.folder / "model.keras")
         _write_epochs(plan, progress)
 
 
@@ -306,21 +311,30 @@ def _average(optimizers: Optimizers) -> None:
         optimizer.finalize_variable_values(variables)
 
 
-def training_step(model: keras.Model, optimizers: Optimizers) -> Callable[[Arrays], tf.Tensor]:
+def training_step(model: keras.Model, optimizers: Optimizers, settings: Train) -> Callable[[Arrays], tf.Tensor]:
     """A function that takes one batch, moves all weights, and returns the loss.
 
     Gradients of embeddings travel dense: the tables are small (some MB in all), a batch touches much of them, and a
     dense sum costs the same whatever the ranks' batches share. A catalogue of millions would want them sparse.
     """
 
+    def loss_and_gradients(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            loss = sampled_loss(batch["label"], model(_inputs(batch), training=True), batch["weight"])
+        found = tape.gradient(loss, [variable.value for _, variables in optimizers for variable in variables])
+        return loss, [tf.convert_to_tensor(gradient) for gradient in found]
+
+    if settings.xla:  # Horovod's exchange can't be compiled
+        loss_and_gradients = tf.function(loss_and_gradients, jit_compile=True)
+
     # Traced once for batches of any size: a second trace would name its exchanges anew, and ranks whose short batches
     # come at different steps would wait for each other for ever.
     @tf.function(input_signature=[_signature(model)])
     def step(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            loss = sampled_loss(batch["label"], model(_inputs(batch), training=True), batch["weight"])
-        tape = hvd.DistributedGradientTape(tape, sparse_as_dense=True)
-        gradients = iter(tape.gradient(loss, [variable.value for _, variables in optimizers for variable in variables]))
+        loss, gradients = loss_and_gradients(batch)
+        if hvd.size() > 1:
+            gradients = [hvd.allreduce(gradient, device_dense=place_of_exchange(settings)) for gradient in gradients]
+        gradients = iter(gradients)
         for optimizer, variables in optimizers:
             optimizer.apply(list(islice(gradients, len(variables))), variables)
         return loss
