@@ -27,6 +27,7 @@ from figures import Figure, tell
 from pyspark.sql import SparkSession
 from wares.lake.checks import repeated_keys
 from wares.lake.delta import Lake
+from wares.lake.meta import Outcome
 from wares.lake.session import open_session
 from wares.lake.sources import load_source
 from wares.lake.store import Store
@@ -71,8 +72,14 @@ def to_gold(spark: SparkSession, source: str, lake: Path) -> None:
     """Bring a source into bronze, silver and gold by the store."""
     settings = Settings.model_validate({"sources": [source], "lake": {"root": str(lake)}})
     with Store(spark, settings, TABLES, "bench") as store:
-        store.ingest_all(lambda outcome: None)
-        store.refresh_all(bare.TABLES_TO_GOLD, lambda outcome: None)
+        store.ingest_all(_tell)
+        store.refresh_all(bare.TABLES_TO_GOLD, _tell)
+
+
+def _tell(outcome: Outcome) -> None:
+    """One line for each table, as progress; two tables are at work at a time, so the seconds don't add up."""
+    why = f", since {outcome.why}" if outcome.why else ""
+    print(f"    {outcome.table} {outcome.status} in {outcome.seconds:.1f} s{why}", flush=True)
 
 
 def full_build(spark: SparkSession, source: str, folder: Path, rounds: int) -> tuple[list[Figure], Cost]:
