@@ -91,13 +91,16 @@ def test_orphans_are_counted_or_rejected_and_come_back_with_what_they_refer_to(s
         root,
         "2.csv",
         "3,p1,u1,p1,2024-03-02 10:00:00,2,1.50,Green apple",
-        "4,p1,u1,p9,2024-03-02 10:00:00,2,1.50,",
+        "4,p9,u1,p9,2024-03-02 10:00:00,2,1.50,",  # rejected, so that its line is an orphan counts for nothing
         "7,p7,u1,p1,2024-03-02 10:00:00,2,1.50,",
         "8,p8,u1,p1,2024-03-02 10:00:00,2,1.50,",
     )
     store, outcome = take_in(spark, root)
     assert outcome.status == "changed", "no product came or went"
     assert (hits(store), kept(store)) == ({DESCRIBED: 1, KNOWN: 2}, ["1", "3", "6", "7", "8"]), "of the rows that it wrote"
+
+    reasons = {row["_raw"]: row["_violations"] for row in store.rejected("silver.orders").collect()}
+    assert sorted([r["rule"] for r in told] for told in reasons.values()) == [[DESCRIBED], [DESCRIBED]]
 
     write_csv(root, "3.csv", "5,p1,u1,p2,2024-03-03 10:00:00,2,1.50,Pear")
     store, outcome = take_in(spark, root)

@@ -26,6 +26,7 @@ from pyspark.sql.functions import (
     when,
     xxhash64,
 )
+from pyspark.sql.functions import filter as filter_
 from pyspark.sql.functions import sum as sum_
 
 from wares.errors import QualityError, ShapeError
@@ -204,12 +205,17 @@ def count_rows(file: TableFile, rows: DataFrame) -> Counts:
 def _tallies(file: TableFile) -> list[SparkColumn]:
     """What is counted of checked rows: all, the rejected, and those that each warning is about."""
     warnings = {check.name: _breaks(check) for check in file.table.checks if check.severity == "warn"}
-    orphans = {reference.rule: _broken(reference.rule) for reference in file.table.references if reference.severity == "warn"}
+    orphans = {rule: ~is_rejected() & _broken(rule) for rule in _orphans_kept(file)}
     return [
         count(lit(1)).alias("rows_in"),
         count_if(is_rejected()).alias("rejected"),
         *(count_if(broken).alias(f"{WARNED}{rule}") for rule, broken in (warnings | orphans).items()),
     ]
+
+
+def _orphans_kept(file: TableFile) -> list[str]:
+    """The rules of references whose orphans are kept."""
+    return [reference.rule for reference in file.table.references if reference.severity == "warn"]
 
 
 def _broken(rule: str) -> SparkColumn:
@@ -239,8 +245,13 @@ def content_of(observed: dict[str, int]) -> str:
 
 
 def rejected_rows(file: TableFile, rows: DataFrame, run: str) -> DataFrame:
-    """The checked rows that break a rule, in the shape of the table of rejected rows."""
+    """The checked rows that break a rule, in the shape of the table of rejected rows.
+
+    That such a row is an orphan, too, is not told where orphans are kept: it hangs on what had come when the row was looked at.
+    """
     rejected = rows.where(is_rejected())
+    if told_apart := _orphans_kept(file):
+        rejected = rejected.withColumn(VIOLATIONS, filter_(VIOLATIONS, lambda violation: ~violation["rule"].isin(told_apart)))
     if file.layer != "silver":
         whole_row = to_json(struct(*file.table.by_name), {"ignoreNullFields": "false"})
         rejected = rejected.select(
