@@ -44,8 +44,6 @@ LOCAL = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
     # Where a Column was written is told by the error's own stack; noting it for each Column takes three calls instead of one.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
-    # A set of a few thousand people fits in memory; beyond 128 groups Spark would sort all rows instead.
-    "spark.sql.objectHashAggregate.sortBased.fallbackThreshold": "100000",
     # Many small jobs at once: a table whose input is one file leaves the other core to its neighbours.
     "spark.scheduler.mode": "FAIR",
     # Delta's own default of 50 costs seconds on each small commit; each part of a small log costs more than what it does.
