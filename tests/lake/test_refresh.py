@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import random
+import re
 from pathlib import Path
 
 import pytest
-from deliveries import FOLLOWING, LENIENT, SILVER, contents, declare, deliver, take_in
+from deliveries import FOLLOWING, HEADERS, LENIENT, SILVER, contents, declare, deliver, take_in
 from helpers import open_store
 from pyspark.sql import SparkSession
+from wares.lake.store import Outcome
 
 
 @pytest.mark.slow
@@ -37,3 +41,32 @@ def test_by_change_equals_in_full(spark: SparkSession, tmp_path: Path, seed: int
     assert {"silver.orders", "silver.products", "gold.interactions", "gold.product_profiles", "gold.sales_daily"} <= followed
     assert all(status in ("written", "unchanged") for name in ways for status in ways[name][:1]), "the first is always in full"
     assert set(FOLLOWING) <= set(ways)
+
+
+def test_files_of_other_days_are_not_read(spark: SparkSession, tmp_path: Path) -> None:
+    source = declare(tmp_path)
+    (tmp_path / "offers").mkdir()
+
+    def come(name: str, *rows: str) -> Outcome:
+        with (tmp_path / "offers" / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([HEADERS["offers"], *(row.split() for row in rows)])
+        with open_store(spark, tmp_path, source) as store:
+            store.ingest(source, "offers")
+            return store.refresh("silver.promotions")
+
+    come("1.csv", "a 1 2024-01-01 2024-01-07 none", "b 1 2024-01-01 2024-01-07 none", "a 1 2024-01-15 2024-01-21 none")
+    outcome = come("2.csv", "b 1 2024-01-01 2024-01-05 none", "c 1 2024-01-08 2024-01-14 none")  # one of them is corrected
+    assert outcome.rows == (1, 1, 0)
+    store = open_store(spark, tmp_path, source)
+    found = store.read("silver.promotions").selectExpr("product_id", "string(starts_on)", "string(ends_on)").collect()
+    assert sorted(map(tuple, found)) == [
+        ("a", "2024-01-01", "2024-01-07"),
+        ("a", "2024-01-15", "2024-01-21"),
+        ("b", "2024-01-01", "2024-01-05"),
+        ("c", "2024-01-08", "2024-01-14"),
+    ]
+    merged = store.lake.commit_info("silver.promotions", outcome.version)["operationParameters"]["predicate"]
+    assert re.findall(r"starts_on#\d+ ([<>]= [\d-]+)", merged) == [">= 2024-01-01", "<= 2024-01-08"], "those of the second file"
+    log = tmp_path / "lake" / "silver" / "promotions" / "_delta_log"
+    added = [json.loads(line).get("add") for file in sorted(log.glob("*.json")) for line in file.read_text().splitlines()]
+    assert {name for add in added if add for name in json.loads(add["stats"]).get("minValues", {})} == {"starts_on", "ends_on"}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import date
 from functools import reduce
 from operator import and_, or_
 
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
-from pyspark.sql.functions import broadcast, col, count_if, expr, lit, sum, when
+from pyspark.sql.functions import broadcast, col, count_if, expr, lit, max, min, sum, when
+from pyspark.sql.types import DateType
 
 from wares.lake.lineage import Lineage
 from wares.lake.table import Through
@@ -82,6 +84,14 @@ def differences(old: DataFrame, new: DataFrame, keys: tuple[str, ...]) -> DataFr
 
 def _differ(columns: list[str]) -> SparkColumn:
     return reduce(or_, (~col(f"old.{name}").eqNullSafe(col(f"new.{name}")) for name in columns))
+
+
+def days_of(rows: DataFrame, keys: Iterable[str]) -> dict[str, tuple[date, date]]:
+    """The first and the last day among some rows, of those of their keys that are days, which are never null."""
+    days = [key for key in keys if isinstance(rows.schema[key].dataType, DateType)]
+    ends = [end(key).alias(f"{end.__name__} {key}") for key in days for end in (min, max)]
+    found = rows.agg(*ends).collect()[0] if ends else {}
+    return {key: (found[f"min {key}"], found[f"max {key}"]) for key in days}
 
 
 def count_changes(different: DataFrame) -> tuple[int, int, int]:

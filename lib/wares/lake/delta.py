@@ -12,9 +12,12 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
+from functools import reduce
+from operator import and_
 from typing import Any, Literal
 
 from delta.tables import DeltaTable
@@ -24,11 +27,12 @@ from pyarrow import BufferReader
 from pyarrow.parquet import FileMetaData, read_metadata
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.functions import broadcast
-from pyspark.sql.types import StructField, StructType
+from pyspark.sql.functions import broadcast, col, lit
+from pyspark.sql.types import DateType, StructField, StructType
 
 from wares.errors import ConflictError, ShapeError
 from wares.lake.java import java_class
+from wares.lake.labels import CLOSED, INTERNAL, Label
 from wares.lake.table import Table
 from wares.settings import Lake as LakeSettings
 
@@ -209,6 +213,7 @@ class Lake:
         note: Note,
         update: str = "true",
         delete: str = "false",
+        within: Mapping[str, tuple[date, date]] | None = None,
     ) -> Commit:
         """Merge rows into a table by key: those that are there are updated or deleted, the others inserted.
 
@@ -219,6 +224,7 @@ class Lake:
             after: The version that the rows were made for; the commit is refused if somebody else has written since.
             update: Which rows that are there are updated, as a condition over `old` and `new`.
             delete: Which of them are deleted instead.
+            within: The first and the last day among the rows, of keys that are days: files of other days are not read.
 
         Raises:
             ConflictError: Somebody else has committed to the table since version `after`.
@@ -233,10 +239,12 @@ class Lake:
             session.conf.set(key, value)
         columns = self.read(name).columns
         values = {column: f"new.`{column}`" for column in columns}
+        same = [col(f"old.{key}") == col(f"new.{key}") for key in keys]
+        inside = [col(f"old.{key}").between(lit(least), lit(greatest)) for key, (least, greatest) in (within or {}).items()]
         merge = (
             self._table(session, name)
             .alias("old")
-            .merge((broadcast(rows) if few else rows).alias("new"), " AND ".join(f"old.`{key}` = new.`{key}`" for key in keys))
+            .merge((broadcast(rows) if few else rows).alias("new"), reduce(and_, [*same, *inside]))
         )
         if delete != "false":
             merge = merge.whenMatchedDelete(delete)
@@ -417,8 +425,7 @@ class Write:
             "delta.logRetentionDuration": f"interval {days} days",
             # Old log entries go when nobody needs them any more, which maintain.py knows and Delta does not.
             "delta.enableExpiredLogCleanup": "false",
-            # Rows are in no order by which a reader could skip files, so the statistics would cost and never pay.
-            "delta.dataSkippingNumIndexedCols": "0",
+            **_statistics(rows.schema),
         }
         if self._txn is None:
             made = DeltaTable.create(spark).tableName(lake.location(self._name)).addColumns(rows.schema)
@@ -624,6 +631,14 @@ def _seq(spark: SparkSession, *items: Any) -> JavaObject:
 
 def _map(spark: SparkSession, items: dict[str, str]) -> JavaObject:
     return java_class(spark, PYTHON).toScalaMap(items)
+
+
+def _statistics(columns: StructType) -> dict[str, str]:
+    """The table properties that say of which columns Delta keeps each file's least and greatest value: of days, since rows come
+    in the order of time and in no other, and only of those that whoever may see the log may see, too."""
+    open_to_all = [field for field in columns if INTERNAL.dominates(Label.parse(field.metadata.get("label", str(CLOSED))))]
+    days = [field.name for field in open_to_all if isinstance(field.dataType, DateType)]
+    return {"delta.dataSkippingStatsColumns": ",".join(days)} if days else {"delta.dataSkippingNumIndexedCols": "0"}
 
 
 def _save_mode(spark: SparkSession, mode: Mode) -> JavaObject:

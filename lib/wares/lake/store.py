@@ -30,6 +30,7 @@ from wares.lake.changes import (
     CHANGE,
     count_changes,
     cut,
+    days_of,
     differences,
     net,
     newer,
@@ -66,7 +67,7 @@ from wares.lake.drift import Tally
 from wares.lake.failures import told_plainly
 from wares.lake.flow import check_flow
 from wares.lake.guard import no_jobs
-from wares.lake.labels import CLOSED, Label
+from wares.lake.labels import CLOSED, INTERNAL, Label
 from wares.lake.lineage import JOIN, Leaves, Lineage, Ref, trace
 from wares.lake.maintain import Upkeep, maintain, needed_versions, tables_to_maintain
 from wares.lake.meta import Account, Mark, Meta, Outcome
@@ -671,15 +672,18 @@ class Store:
             after = build.mark(build.after, self.run_id, account)
             if counts.kept == 0:
                 return _Written(Outcome(file.name, "unchanged", build.after, account), after)
+            kept = rows.where(~is_rejected())
             commit = self.lake.merge(
                 file.name,
-                with_labels(newest(rows.where(~is_rejected()), file.table), stored_columns(file)),
+                with_labels(newest(kept, file.table), stored_columns(file)),
                 file.table.keys,
                 few=counts.kept <= FEW,
                 after=build.after,
                 # How many of them are new is known when they are merged: Delta's own counts say so, in the same commit.
                 note={**after.note(), "unsettled": True},
                 update=newer(order_of(file.table)),
+                # Delta writes the condition into its log, which more people may read than the table.
+                within=days_of(kept, [key for key in file.table.keys if INTERNAL.dominates(file.table.by_name[key].label)]),
             )
         account = account.settled(commit.metrics)
         outcome = Outcome(file.name, "changed", commit.version, account, commit.changed)
