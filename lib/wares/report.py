@@ -87,10 +87,16 @@ class Report:
                 self.say(f"      ... at work for {time.monotonic() - started:.0f} s{self._tasks()}")
 
     def _tasks(self) -> str:
-        """How many tasks of Spark's running stages are done; empty if Spark is not at work."""
+        """On which tables Spark is at work, and how many tasks of its running stages are done; empty if it is not at work."""
         tracker = self._spark.sparkContext.statusTracker()
         stages = [stage for number in tracker.getActiveStageIds() if (stage := tracker.getStageInfo(number))]
-        return f", {sum(s.numCompletedTasks for s in stages)} of {sum(s.numTasks for s in stages)} tasks done" if stages else ""
+        if not stages:
+            return ""
+        pools = self._spark._jsc.sc().getAllPools()
+        busy = sorted(pool.name() for pool in (pools.apply(place) for place in range(pools.size())) if pool.runningTasks())
+        tables = [name for name in busy if "." in name]  # the store names a pool after the table; others are Spark's own
+        on = f", on {', '.join(tables)}" if tables else ""
+        return f"{on}: {sum(s.numCompletedTasks for s in stages)} of {sum(s.numTasks for s in stages)} tasks done"
 
 
 def table_line(outcome: Outcome) -> str:

@@ -83,9 +83,10 @@ def test_a_column_that_does_not_exist(store: Store, asked: str, near: str, found
     assert near in caught.value.do
 
 
-def test_a_lake_without_lineage(spark: SparkSession, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="No lineage has been recorded."):
-        ask(open_store(spark, tmp_path), "gold.report.value")
+def test_a_question_where_there_is_no_lake_makes_none(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="No lineage has been recorded."), open_store(spark, tmp_path) as store:
+        ask(store, "gold.report.value")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("upstream", [True, False])

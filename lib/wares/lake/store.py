@@ -141,7 +141,8 @@ class Store:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self.meta.changed() or error is not None:
+        # A job that failed where there is no lake, such as a question asked in the wrong folder, does not make one.
+        if self.meta.changed() or (error is not None and self.meta.exists("runs")):
             message = str(error).splitlines()[0][:500] if isinstance(error, WaresError) else kind.__name__ if kind else None
             self.meta.add(
                 "runs",
@@ -270,8 +271,9 @@ class Store:
 
     def ingest_all(self, report: Callable[[Outcome], None]) -> list[Outcome]:
         """Take in the new files of all sources that the settings name."""
-        tasks = {(name, entity): [] for name in self.settings.sources for entity in self._source(name).entities}
-        return self._in_order(tasks, lambda task: self.ingest(*task), report)
+        sources = {name: self._source(name) for name in self.settings.sources}
+        tasks = {source.bronze(entity): (name, entity) for name, source in sources.items() for entity in source.entities}
+        return self._in_order({table: [] for table in tasks}, lambda table: self.ingest(*tasks[table]), report)
 
     def bronze_tables(self) -> list[str]:
         """The bronze tables that there are, of all sources that the lake knows."""
@@ -358,17 +360,17 @@ class Store:
         return self._in_order(graph, self.refresh, report)
 
     def _in_order(
-        self, graph: dict[Any, list[Any]], work: Callable[[Any], Outcome], report: Callable[[Outcome], None]
+        self, graph: dict[str, list[str]], work: Callable[[str], Outcome], report: Callable[[Outcome], None]
     ) -> list[Outcome]:
         order, outcomes = TopologicalSorter(graph), []
         order.prepare()
         with ThreadPoolExecutor(2) as pool:
             running = {}
             while order.is_active():
-                running |= {pool.submit(self._in_pool, work, task): task for task in order.get_ready()}
+                running |= {pool.submit(self._in_pool, work, table): table for table in order.get_ready()}
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    task = running.pop(future)
+                    table = running.pop(future)
                     try:
                         outcomes.append(future.result())
                     except BaseException:
@@ -376,13 +378,14 @@ class Store:
                             waiting.cancel()
                         raise
                     report(outcomes[-1])
-                    order.done(task)
+                    order.done(table)
         return outcomes
 
-    def _in_pool(self, work: Callable[[Any], Outcome], task: Any) -> Outcome:
-        """Without a pool of its own, a table's stages would wait for all those of the table that started first."""
-        self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", str(task))
-        return work(task)
+    def _in_pool(self, work: Callable[[str], Outcome], table: str) -> Outcome:
+        """Without a pool of its own, a table's stages would wait for all those of the table that started first. The pool's
+        name tells what Spark is at work on."""
+        self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", table)
+        return work(table)
 
     # Upkeep
 
