@@ -16,7 +16,14 @@ from wares.lake.session import open_session
 from wares.settings import Settings
 
 MASTER = "local-cluster[1,2,1024]"
-CONF = {"spark.executor.memory": "1g", "spark.deploy.maxExecutorRetries": "-1"}
+CONF = {
+    "spark.executor.memory": "1g",
+    "spark.deploy.maxExecutorRetries": "-1",
+    # Few rows need no other plan on the way and no code of their own; without these more runs fit into the time.
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
 
 
 def main(root: Path, source: str) -> None:
