@@ -23,10 +23,11 @@ FEW_ROWS = {
 
 
 @pytest.fixture(scope="session")
-def spark() -> Iterator[SparkSession]:
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """The one session, small: most tests have a handful of rows."""
     os.environ["WARES_TEST_KEY"] = "the key of the tests"  # here, since workers have the environment that the session started in
-    conf = {"spark.driver.defaultJavaOptions": JVM, **FEW_ROWS}
+    warehouse = {"spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse"))}
+    conf = {"spark.driver.defaultJavaOptions": JVM, **FEW_ROWS, **warehouse}
     small = {"master": "local[2]", "driver_memory": "3g", "shuffle_partitions": 2, "conf": conf}
     settings = Settings.model_validate({"spark": small})
     session = open_session(settings, "tests")

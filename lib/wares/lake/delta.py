@@ -113,8 +113,18 @@ class Lake:
         """
         if self.settings.catalog and not self.spark.catalog.tableExists(self.location(name)):
             return None
-        version = self._snapshot(name).version()
-        return version if version >= 0 else None
+        return self.written(name, self._snapshot(name).version())
+
+    def written(self, name: str, version: int) -> int | None:
+        """A version of a table's log; None if it holds nothing that was ever written: a catalogue makes a table before its first
+        rows come, and a run may have died in between."""
+        only_made = self.settings.catalog and version == 0 and self.commit_info(name, 0).get("operation") == "CREATE TABLE"
+        return None if version < 0 or only_made else version
+
+    def make_schema(self, name: str) -> None:
+        """Make the schema of a table in the catalogue, if there is a catalogue, and no such schema in it."""
+        if self.settings.catalog:
+            self.spark.sql(f"CREATE SCHEMA IF NOT EXISTS {self.location(name).rpartition('.')[0]}")
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
         """A table, at a version or as it is now.
@@ -352,6 +362,7 @@ class Lake:
         if replace and self.exists(name):
             writer = writer.mode("overwrite").option("replaceWhere", replace)
         place = self.location(name)
+        self.make_schema(name)
         for left in reversed(range(TRIES)):
             try:
                 return writer.saveAsTable(place) if self.settings.catalog else writer.save(place)
@@ -401,8 +412,7 @@ class Write:
     def _start(self) -> None:
         self._log = self._lake._log(self._name)
         self._txn = self._log.startTransaction(self._in_catalog(), _none(self._lake.spark))
-        found = self._txn.readVersion()
-        self.version = found if found >= 0 else None
+        self.version = self._lake.written(self._name, self._txn.readVersion())
 
     def _in_catalog(self) -> JavaObject:
         """The catalogue's entry of the table, as a Scala option; none for a table that is a path."""
@@ -428,10 +438,9 @@ class Write:
             **_statistics(rows.schema),
         }
         if self._txn is None:
-            made = DeltaTable.create(spark).tableName(lake.location(self._name)).addColumns(rows.schema)
-            for key, value in properties.items():
-                made = made.property(key, value)
-            made.execute()
+            lake.make_schema(self._name)
+            columns, stated = rows.schema.toDDL(), ", ".join(f"'{key}' = '{value}'" for key, value in properties.items())
+            spark.sql(f"CREATE TABLE IF NOT EXISTS {lake.location(self._name)} ({columns}) USING delta TBLPROPERTIES ({stated})")
             self._start()
             mode = "overwrite"
         self._mode = mode

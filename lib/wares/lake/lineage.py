@@ -146,7 +146,14 @@ def relation_alias(table: str, version: int | str, token: str) -> str:
 
 def is_leaf(node: Node) -> bool:
     """Whether a plan node is an alias right above a relation."""
-    return kind_of(node) == "SubqueryAlias" and kind_of(node["nodes"][0]) in RELATIONS
+    return kind_of(node) == "SubqueryAlias" and kind_of(_below(node)) in RELATIONS
+
+
+def _below(alias: Node) -> Node:
+    """What an alias names. A relation of a catalogue has an alias already, which alone is qualified."""
+    child = alias["nodes"][0]
+    named = kind_of(child) == "SubqueryAlias" and child["identifier"]["qualifier"]
+    return child["nodes"][0] if named else child
 
 
 def leaf(alias: Node, token: str) -> tuple[str, dict[str, int]]:
@@ -163,7 +170,7 @@ def leaf(alias: Node, token: str) -> tuple[str, dict[str, int]]:
             found=f"a relation under the alias '{name}'",
             do="name the table as a parameter of build instead of reading it there",
         )
-    attributes = [tree(attribute) for attribute in alias["nodes"][0]["output"]]
+    attributes = [tree(attribute) for attribute in _below(alias)["output"]]
     return table.rpartition("@")[0], {attribute["name"]: id_of(attribute) for attribute in attributes}
 
 
