@@ -47,6 +47,14 @@ def touched_through(
     return touched_by_rows(found, columns, keys)
 
 
+def met_through(rows: DataFrame, through: Through, found: DataFrame) -> DataFrame:
+    """The rows of an input that touch some few rows of another: all of it that has to do with what is built of these.
+
+    If a change in a row finds none of them, what is built of them is the same without it.
+    """
+    return rows.alias("changed").join(broadcast(found.alias("found")), expr(through.on), "left_semi")
+
+
 def together(keys: Iterable[DataFrame]) -> DataFrame:
     """All keys of several frames, each once."""
     return reduce(DataFrame.unionByName, keys).distinct()

@@ -123,8 +123,9 @@ class Lake:
 
     def make_schema(self, name: str) -> None:
         """Make the schema of a table in the catalogue, if there is a catalogue, and no such schema in it."""
-        if self.settings.catalog:
-            self.spark.sql(f"CREATE SCHEMA IF NOT EXISTS {self.location(name).rpartition('.')[0]}")
+        schema = self.location(name).rpartition(".")[0]
+        if self.settings.catalog and not self.spark.catalog.databaseExists(schema):  # who may not make one has it made before
+            self.spark.sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
         """A table, at a version or as it is now.

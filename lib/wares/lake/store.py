@@ -32,6 +32,7 @@ from wares.lake.changes import (
     cut,
     days_of,
     differences,
+    met_through,
     net,
     newer,
     together,
@@ -696,13 +697,18 @@ class Store:
     def _merge_keys(self, build: _Build, beside: Write, mark: Mark, change: _Change) -> _Written:
         """Build the keys that a change touches, and bring what differs into the table."""
         file, before = build.file, mark.account
-        keys = file.table.refresh.keys
+        keys, others = file.table.refresh.keys, file.table.refresh.through
         with _kept(self._touched(build, change)) as touched:
             tables = {name: self._leaf(name, build.inputs[name]) for name in build.tables}
             with ExitStack() as held:
                 less = {
                     name: held.enter_context(_kept_if_few(cut(tables[name], columns, touched)))
                     for name, columns in change.keyed.items()
+                }
+                less |= {
+                    name: met_through(tables[name], through, less[through.table])
+                    for name, through in others.items()
+                    if name not in less and through.table in less and less[through.table].is_cached
                 }
                 rows = held.enter_context(_kept(self._checked(build, shaped(file, self._built(build, less)))))
                 counts = count_rows(file, rows)
