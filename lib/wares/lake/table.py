@@ -97,6 +97,8 @@ class Freshness:
 class Through:
     """How a change in an input that lacks the refresh keys finds the keys that it touches: by the rows of another input.
 
+    It is taken at its word both ways: what has to do with none of the other input's rows does not matter to what is made of them.
+
     Args:
         table: The other input, which has the keys, such as `gold.interactions`.
         on: When a row of it has to do with a changed row: a Spark SQL condition over `found` (the other input) and `changed`.
