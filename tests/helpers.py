@@ -76,9 +76,11 @@ def write_csv(folder: Path, name: str, *lines: str, header: str = HEADER) -> Pat
     return path
 
 
-def open_store(spark: SparkSession, root: Path, *sources: str, tables: dict[str, TableFile] = TABLES) -> Store:
+def open_store(
+    spark: SparkSession, root: Path, *sources: str, tables: dict[str, TableFile] = TABLES, catalog: str | None = None
+) -> Store:
     """A store on the lake under `root`; enter it with `with`, or leave it like that to be a run that died."""
-    settings = Settings.model_validate({"sources": sources, "lake": {"root": str(root / "lake")}})
+    settings = Settings.model_validate({"sources": sources, "lake": {"root": str(root / "lake"), "catalog": catalog}})
     return Store(spark, settings, tables, job="tests")
 
 

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import shop, write_csv, write_source
+from helpers import open_store, shop, write_csv, write_source
 from pyspark.sql import SparkSession
 from wares.lake.lineage_query import ask
 from wares.lake.openlineage import events
 from wares.lake.store import Outcome, Store
-from wares.settings import Settings
 from wares.tables import TABLES
 
 FIRST = (
@@ -35,8 +34,7 @@ def catalog(spark: SparkSession) -> Iterator[str]:
 
 
 def opened(spark: SparkSession, root: Path, catalog: str | None) -> Store:
-    lake = {"root": str(root / "lake"), "catalog": catalog}
-    return Store(spark, Settings.model_validate({"sources": [str(root / "shop.yaml")], "lake": lake}), TABLES, "tests")
+    return open_store(spark, root, str(root / "shop.yaml"), catalog=catalog)
 
 
 def take_in(store: Store) -> dict[str, Outcome]:
