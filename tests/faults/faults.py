@@ -1,9 +1,9 @@
 """Faults injected for real: `make faults`, or with another seed and number `make faults FAULTS="--seed 7 --runs 200"`.
 
-A shop delivers files; a run takes them into bronze, silver and gold, and now and then does the upkeep. At a random moment
-of each run a fault strikes: the driver is killed, or the worker that does Spark's work is; or for a while no file can grow
-beyond some bytes, as on a full disk, or nothing in the lake may be made or deleted. A run that failed is started again, and
-disturbed again; after each fifth fault it is left alone and must succeed. In the end every table, with the rows that it left
+A shop delivers files; a run takes them into bronze, silver and gold, and now and then does the upkeep. At random moments of
+each run faults strike, two or so: the driver is killed, or the worker that does Spark's work is; or for a while no file can
+grow beyond some bytes, as on a full disk, or nothing in the lake may be made or deleted. A run that failed is started again,
+and disturbed again; after each fifth one it is left alone and must succeed. In the end every table, with the rows that it left
 out, must hold what a lake holds that was made of the same files in one undisturbed run.
 """
 
@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,7 +35,7 @@ LONGEST = 900.0
 JAVA = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"}
 """A JVM that is soon killed is not worth the second compiler, which takes nearly half of the CPU seconds of a first run."""
 RECOVERED = 5
-"""After so many faults a run is left undisturbed; between them, a run that failed is disturbed again as it is made good."""
+"""After so many disturbed runs one is left undisturbed; between them, a run that failed is disturbed again as it is made good."""
 TRIES = 3
 """How often a run may begin anew before it counts as one that does not recover: what a fault left may end the first."""
 
@@ -103,21 +104,26 @@ class Victim:
         return found
 
 
-def strike(victim: Victim, lake: Path, kind: str, chance: random.Random, usual: float) -> None:
-    """Inject a fault at a random moment of a run that usually takes so many seconds."""
-    time.sleep(chance.uniform(0, usual))
-    if kind == "driver killed":
-        victim.kill()
-    elif kind == "worker killed":
-        victim.kill_worker()
-    elif kind == "disk full":
-        victim.limit_files(chance.choice([0, 200, 2_000]))
-        time.sleep(chance.uniform(0.2, 3))
-        victim.limit_files(resource.RLIM_INFINITY)
-    else:
-        forbid(lake, True)
-        time.sleep(chance.uniform(0.2, 3))
-        forbid(lake, False)
+def strike(victim: Victim, lake: Path, over: threading.Event, chance: random.Random, usual: float) -> list[str]:
+    """Inject faults at random moments of a run that usually takes so many seconds, until it is over; returns their kinds."""
+    struck = []
+    while not over.wait(chance.uniform(0, usual)):
+        kind = chance.choice(KINDS)
+        struck.append(kind)
+        if kind == "driver killed":
+            victim.kill()
+            break
+        if kind == "worker killed":
+            victim.kill_worker()
+        elif kind == "disk full":
+            victim.limit_files(chance.choice([0, 200, 2_000]))
+            time.sleep(chance.uniform(0.2, 3))
+            victim.limit_files(resource.RLIM_INFINITY)
+        else:
+            forbid(lake, True)
+            time.sleep(chance.uniform(0.2, 3))
+            forbid(lake, False)
+    return struck
 
 
 def recover(victim: Victim, after: str) -> None:
@@ -145,11 +151,13 @@ def main() -> int:
     chosen = options.parse_args()
     enough, until = threading.Event(), time.monotonic() + 60 * chosen.minutes
     signal.signal(signal.SIGINT, lambda *_: enough.set())
-    chance, ends = random.Random(chosen.seed), Counter()
-    with tempfile.TemporaryDirectory(prefix="wares-faults-") as name:
+    # Two of them, so that what is delivered does not hang on how many faults fit into a run.
+    delivery, chance = random.Random(chosen.seed), random.Random(chosen.seed)
+    faults, ends = Counter(), Counter()
+    with tempfile.TemporaryDirectory(prefix="wares-faults-") as name, ThreadPoolExecutor(1) as aside:
         folder = Path(name)
-        source = declare(folder)
-        victim, usual = Victim(folder / "disturbed", source), 30.0
+        lake, source = folder / "disturbed" / "lake", declare(folder)
+        victim, usual = Victim(lake.parent, source), {"run": 30.0, "maintain": 30.0}
         for forbidden in (True, False):  # fails here if this file system has no such flag
             forbid(folder, forbidden)
         delivered, end = 0, "done"
@@ -157,24 +165,25 @@ def main() -> int:
             if enough.is_set() or time.monotonic() > until:
                 break
             if end == "done":
-                deliver(folder, delivered, chance)
+                deliver(folder, delivered, delivery)
                 delivered += 1
-            # Upkeep needs a lake that is up to date, else its fault would often strike what comes before it.
-            words, kind = ("maintain" if end == "done" and number % RECOVERED == 0 else "run"), chance.choice(KINDS)
+            # Upkeep needs a lake that is up to date, else its faults would often strike what comes before it.
+            words = "maintain" if end == "done" and number % RECOVERED == 0 else "run"
             if words == "maintain":
-                recover(victim, f"before fault {number}, seed {chosen.seed}")
+                recover(victim, f"before run {number}, seed {chosen.seed}")
             victim.tell(words)
-            started = time.monotonic()
-            thread = threading.Thread(target=strike, args=(victim, folder / "disturbed" / "lake", kind, chance, usual))
-            thread.start()
+            started, over = time.monotonic(), threading.Event()
+            striking = aside.submit(strike, victim, lake, over, chance, usual[words])
             end = victim.answer()
-            thread.join()
-            if end == "done" and words == "run":
-                usual = 0.7 * usual + 0.3 * (time.monotonic() - started)
-            ends[f"{kind}: {end.partition(':')[0]}"] += 1
-            print(f"  {number} of {chosen.runs}: {words}, {kind}, {end}", flush=True)
+            over.set()
+            struck = striking.result()
+            if end == "done":
+                usual[words] = 0.7 * usual[words] + 0.3 * (time.monotonic() - started)
+            faults.update(struck)
+            ends[end.partition(":")[0]] += 1
+            print(f"  {number} of {chosen.runs}: {words}, {', '.join(struck) or 'not struck'}, {end}", flush=True)
             if number % RECOVERED == 0:
-                recover(victim, f"fault {number}, seed {chosen.seed}")
+                recover(victim, f"run {number}, seed {chosen.seed}")
                 end = "done"
         undisturbed = Victim(folder / "undisturbed", source)
         shown = []
@@ -187,11 +196,14 @@ def main() -> int:
             shown.append(json.loads((folder / f"{lake}.txt").read_text(encoding="utf-8")))
         different = sorted(name for name in shown[0] if shown[0][name] != shown[1][name])
         rows = sum(map(len, shown[0].values()))
-    print(f"{ends.total()} faults, seed {chosen.seed}: {', '.join(f'{count} {end}' for end, count in sorted(ends.items()))}")
-    print(
-        f"{len(shown[0])} tables, {rows:,} rows: " + (f"DIFFERENT in {', '.join(different)}" if different else "equal to the row")
-    )
+    print(f"{faults.total()} faults, seed {chosen.seed}: {_counted(faults)}; {ends.total()} runs: {_counted(ends)}")
+    end = f"DIFFERENT in {', '.join(different)}" if different else "equal to the row"
+    print(f"{len(shown[0])} tables, {rows:,} rows: {end}")
     return int(bool(different))
+
+
+def _counted(things: Counter[str]) -> str:
+    return ", ".join(f"{count} {thing}" for thing, count in sorted(things.items()))
 
 
 if __name__ == "__main__":
