@@ -182,6 +182,8 @@ def main() -> int:
             faults.update(struck)
             ends[end.partition(":")[0]] += 1
             print(f"  {number} of {chosen.runs}: {words}, {', '.join(struck) or 'not struck'}, {end}", flush=True)
+            if end.startswith("failed") and not struck:
+                victim.kill()  # as in `recover`
             if number % RECOVERED == 0:
                 recover(victim, f"run {number}, seed {chosen.seed}")
                 end = "done"

@@ -47,7 +47,7 @@ def main(root: Path, source: str) -> None:
                     Path(place).write_text(json.dumps(rows), encoding="utf-8")
             print("done", flush=True)
         except Exception as error:
-            print(f"failed: {explain(error, debug=False).splitlines()[0]}", flush=True)
+            print(f"failed: {' '.join(explain(error, debug=False).split())}", flush=True)
 
 
 if __name__ == "__main__":
