@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -80,6 +82,20 @@ def test_the_text_of_an_unexpected_error_is_shown_only_by_debug() -> None:
     assert "ValueError at test_cli.py" in explain(error, debug=False)
     assert "card number 4711" in explain(error, debug=True)
     assert "Traceback" in explain(error, debug=True)
+
+
+def test_a_mistake_in_a_table_file_is_one_error(tmp_path: Path) -> None:
+    """Of every job, since all of them load the table files."""
+    shutil.copytree(PROJECT / "lib", tmp_path / "lib")
+    (tmp_path / "lib" / "wares" / "tables" / "gold" / "bad.py").write_text('TABLE = Table("x")\n', encoding="utf-8")
+    command, place = [sys.executable, "-m", "wares.submit", "jobs/gold.py"], {"PYTHONPATH": str(tmp_path / "lib")}
+    ended = subprocess.run(command, env=os.environ | place, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        "error: The table file gold.bad cannot be loaded.\n"
+        "  found: NameError in line 1: name 'Table' is not defined\n"
+        "  do:    mend tables/gold/bad.py\n"
+    )
 
 
 def submit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -42,6 +42,13 @@ def test_what_does_not_fit_is_named(tmp_path: Path, text: str, found: str) -> No
     assert found in error.value.found
 
 
+def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("train: {launcher: café}".encode("latin-1"))
+    with pytest.raises(SettingsError, match="not in UTF-8") as refused:
+        load_settings(tmp_path / "latin.yaml")
+    assert refused.value.found == "the byte at 21 is 0xe9"
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().lake.root = "elsewhere"

@@ -15,6 +15,13 @@ class WaresError(Exception):
         super().__init__("\n".join(line for line in (wrong, found and f"  found: {found}", do and f"  do:    {do}") if line))
 
 
+class SeveralErrors(WaresError):
+    """What went wrong with several tables, each by itself."""
+
+    def __init__(self, errors: list[WaresError]) -> None:
+        super().__init__("\nerror: ".join(map(str, errors)))
+
+
 class SettingsError(WaresError):
     """A setting, a source file or the pipeline file says something that Wares cannot follow."""
 

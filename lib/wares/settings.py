@@ -158,6 +158,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             found=error.strerror or str(error),
             do="check the path; it is looked up from the working directory, then from the project",
         ) from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"The file {path} is not in UTF-8.",
+            found=f"the byte at {error.start} is {error.object[error.start]:#x}",
+            do="save it as UTF-8",
+        ) from None
     except yaml.YAMLError as error:
         raise SettingsError(
             f"The file {path} is not valid YAML.", found=" ".join(str(error).split()), do="mend the line that is named"

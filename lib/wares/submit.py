@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pyspark
 
-from wares.cli import STOPPED, STOPPED_TEXT, description_of, explain, options_of, parser, settings_of
 from wares.errors import SettingsError, WaresError
+
+try:
+    from wares.cli import STOPPED, STOPPED_TEXT, description_of, explain, options_of, parser, settings_of
+except WaresError as error:  # of a table file, all of which are loaded with the jobs' options
+    raise SystemExit(f"error: {error}") from None
 from wares.lake.session import spark_conf
 from wares.settings import PROJECT, Settings, find_file
 

@@ -271,8 +271,12 @@ def test_a_new_file_of_one_source_is_taken_once_and_the_other_source_stays(spark
 def test_rejected_rows_are_replayed_once_their_mapping_is_repaired(spark: SparkSession, tmp_path: Path) -> None:
     source = shop(tmp_path)
     write_csv(tmp_path, "1.csv", "1,a,u1,p1,2024-03-01 10:00:00,2,1.50,", "2,a,u1,p1,2024-03-01 10:00:00,3 pcs,1.50,")
+    source["entities"]["lines"]["columns"]["item"] = {"label": "PUBLIC"}
+    source["tables"]["products"] = [{"from": "lines", "columns": {"product_id": "item", "name": "item", "updated_at": "at"}}]
     path = write_source(tmp_path, source)
-    assert counts(take_in(open_store(spark, tmp_path, path), path)["silver.orders"]) == ("written", 2, 1, 1, 0)
+    store = open_store(spark, tmp_path, path)
+    assert counts(take_in(store, path)["silver.orders"]) == ("written", 2, 1, 1, 0)
+    assert counts(store.refresh("silver.products")) == ("written", 2, 1, 0, 1)
 
     mapping = source["tables"]["orders"][0]["columns"]
     mapping |= {"quantity": "replace(quantity, ' pcs', '')", "store_id": "'main'"}  # which changes rows that were kept, too
@@ -282,6 +286,7 @@ def test_rejected_rows_are_replayed_once_their_mapping_is_repaired(spark: SparkS
     assert outcomes["bronze.shop_lines"].status == "unchanged"
     assert counts(outcomes["silver.orders"]) == ("written", 2, 2, 0, 0)
     assert outcomes["silver.orders"].why == "the mapping of shop has changed"
+    assert store.refresh("silver.products").status == "unchanged", "what the source says of products is as it was"
     kept = {(row["order_id"], int(row["quantity"]), row["store_id"]) for row in store.read("silver.orders").collect()}
     assert kept == {("1", 2, "main"), ("2", 3, "main")}
     assert store.rejected("silver.orders").count() == 0

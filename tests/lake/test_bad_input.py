@@ -13,7 +13,8 @@ import pyarrow.parquet
 import pytest
 from helpers import HEADER, open_store, shop, write_csv, write_source
 from pyspark.sql import SparkSession
-from wares.errors import SettingsError, ShapeError, SourceError, WaresError
+from wares.cli import explain
+from wares.errors import SettingsError, SeveralErrors, ShapeError, SourceError, WaresError
 from wares.lake.sources import bronze_table, load_source, mapped
 from wares.tables import TABLES
 
@@ -299,6 +300,58 @@ def test_declarations_that_do_not_fit(tmp_path: Path, change: Callable[[dict[str
     with pytest.raises(SettingsError) as refused:
         load_source(write_source(tmp_path, source))
     says(refused.value, *words)
+
+
+def test_a_mapping_to_a_table_that_does_not_exist(spark: SparkSession, tmp_path: Path) -> None:
+    """Its rows would be lost without a word."""
+    source = shop(tmp_path)
+    source["tables"]["ordrs"] = source["tables"].pop("orders")
+    path = write_source(tmp_path, source)
+    with pytest.raises(SettingsError, match="a silver table that does not exist") as refused:
+        open_store(spark, tmp_path, path).ingest(path, "lines")
+    says(refused.value, "ordrs", "orders, products")
+
+
+def test_files_of_one_entity_do_not_hold_up_those_of_others(spark: SparkSession, tmp_path: Path) -> None:
+    source = shop(tmp_path)
+    lines = source["entities"]["lines"]
+    source["entities"] = {
+        "empty": {**lines, "path": str(tmp_path / "empty.csv")},
+        "gone": {**lines, "path": str(tmp_path / "gone.csv")},
+        "lines": lines,
+    }
+    (tmp_path / "empty.csv").write_text("", encoding="utf-8")
+    write_csv(tmp_path, "1.csv", "1,a,u1,p1,2024-03-01 10:00:00,2,1.50,")
+    lines["path"] = str(tmp_path / "1.csv")
+    told: list[str] = []
+    with (
+        open_store(spark, tmp_path, write_source(tmp_path, source)) as store,
+        pytest.raises(SeveralErrors) as refused,
+    ):
+        store.ingest_all(lambda outcome: told.append(outcome.table))
+    assert told == ["bronze.shop_lines"]
+    parts = sorted(explain(refused.value, debug=False).split("error: "))
+    assert [part.splitlines()[0] for part in parts[1:]] == [
+        "A file of shop.empty is empty.",
+        "The source shop has no files for gone.",
+    ]
+    assert all("  do:    " in part for part in parts[1:])
+
+
+# Questions that cannot be answered
+
+
+@pytest.mark.parametrize(("name", "near"), [("gold.sales_dayly", "gold.sales_daily"), ("orders", "silver.orders")])
+def test_a_table_that_nobody_makes(spark: SparkSession, tmp_path: Path, name: str, near: str) -> None:
+    with pytest.raises(ShapeError, match=f"There is no table {name}") as refused:
+        open_store(spark, tmp_path).read(name)
+    says(refused.value, near)
+
+
+def test_merged_rows_of_a_table_that_merges_none(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(ShapeError, match="Only silver tables merge raw rows") as refused:
+        open_store(spark, tmp_path).merged("gold.sales_daily")
+    says(refused.value, "silver.orders")
 
 
 def test_a_table_that_was_never_written(spark: SparkSession, tmp_path: Path) -> None:

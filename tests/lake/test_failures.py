@@ -6,16 +6,19 @@ import errno
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from helpers import forbid, open_store, shop, write_csv, write_source
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.functions import col
+from pyspark.sql.functions import col, pandas_udf
 from wares.cli import explain
-from wares.errors import ConflictError, QualityError, SettingsError, StorageError
+from wares.errors import ConflictError, QualityError, SettingsError, StorageError, WaresError
 from wares.lake.labels import BEHAVIOUR, CONFIDENTIAL, INTERNAL
 from wares.lake.registry import TableFile
 from wares.lake.store import Store
@@ -141,6 +144,45 @@ def test_an_expression_that_throws(
     assert refused.value.found == found and "try_cast" in refused.value.do
     assert store.version("gold.sold") is None
     assert "p1" not in "".join(capfd.readouterr()), "values may be secret"
+
+
+def with_tripping_function(frame: DataFrame) -> DataFrame:
+    def trip(names: pd.Series) -> pd.Series:
+        raise ValueError(f"cannot do {names[0]}")
+
+    return frame.select("source", "order_id", pandas_udf(trip, "string")("product_id").alias("product_id"))
+
+
+@pytest.mark.parametrize(
+    ("build", "type", "wrong", "found"),
+    [
+        (lambda f: f.select("source", "nope"), "string", "The build of gold.sold fails", "AnalysisException in line "),
+        (lambda f: None, "string", "The build of gold.sold returns no frame", "NoneType"),
+        (lambda f: f.nope(), "string", "The build of gold.sold fails", "PySparkAttributeError in line "),
+        (lambda f: f, "strng", "TABLE of gold.sold declares a type that there is not", "[PARSE_SYNTAX_ERROR]"),
+        (with_tripping_function, "string", "A Python function of gold.sold throws for some row", "ValueError"),
+    ],
+    ids=["column", "nothing", "method", "type", "Python"],
+)
+def test_a_build_that_fails(
+    spark: SparkSession,
+    made: Path,
+    build: Callable[[DataFrame], Any],
+    type: str,
+    wrong: str,
+    found: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The table is named, and what is wrong with its file; values of rows are not."""
+    file = sold()
+    product = Column("product_id", type, CONFIDENTIAL + BEHAVIOUR, "The product.")
+    table = replace(file.table, columns=(*file.table.columns[:2], product))
+    store = opened(spark, made, made, replace(file, table=table, build=lambda silver_orders: build(silver_orders)))
+    with pytest.raises(WaresError, match=wrong) as refused:
+        store.refresh("gold.sold")
+    assert refused.value.found.startswith(found) and refused.value.do
+    assert store.version("gold.sold") is None
+    assert "p1" not in str(refused.value) + "".join(capfd.readouterr())
 
 
 # A full disk

@@ -280,12 +280,15 @@ def test_numbers_about_at_least_five_people(spark: SparkSession, rows: list[tupl
         if len({person for person, _ in members} - {None}) >= MINIMUM_PEOPLE:
             some = [(person, number) for person, number in members if number is not None]
             above = [(person, number) for person, number in some if number > 0]
-            enough, enough_above = (len({person for person, _ in part} - {None}) >= MINIMUM_PEOPLE for part in (some, above))
+            adding = [(person, number) for person, number in some if number != 0]
+            enough, enough_there, enough_above = (
+                len({person for person, _ in part} - {None}) >= MINIMUM_PEOPLE for part in (adding, some, above)
+            )
             total = sum(number for _, number in some)
             expected[key] = (
                 total if enough else None,
                 sum(number for _, number in above) if enough_above else None,
-                len(some) if enough else None,
+                len(some) if enough_there else None,
                 total / len(some) if enough else None,
             )
     assert {row["key"]: (row["sum"], row["high"], row["count"], row["mean"]) for row in found} == {

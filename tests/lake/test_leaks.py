@@ -172,6 +172,11 @@ def each(expression: Callable[[], Expression]) -> Build:
 
 def adding(value: str) -> Expression:
     """The people whose rows add to a sum."""
+    return F.count_distinct(when(col(value) != 0, col("customer")))
+
+
+def there(value: str) -> Expression:
+    """The people whose rows have a value, were it 0."""
     return F.count_distinct(when(col(value).isNotNull(), col("customer")))
 
 
@@ -513,6 +518,18 @@ DECLASSIFIED: dict[str, tuple[Build, Declassifier]] = {
     ),
     "all but one turned to zero": (by_team(lambda: MANY.sum(when(col("customer") == "c1", col("income")).otherwise(0))), MANY),
     "all but one times zero": (by_team(lambda: MANY.sum(col("income") * (col("customer") == "c1").cast("int"))), MANY),
+    "all but one cast to zero": (by_team(lambda: MANY.sum(col("income") * (col("income") / 26000).cast("int"))), MANY),
+    "all but one next to nothing": (
+        by_team(lambda: MANY.sum(col("income") / (1 + 1e6 * (col("number") - 7) * (col("number") - 7)))),
+        MANY,
+    ),
+    "one far above all others": (by_team(lambda: MANY.sum(col("income") * col("number") * col("number"))), MANY),
+    "zeros that count": (by_team(lambda: guarded(there("income"), F.sum("income"))), MANY),
+    "zeros of another value": (by_team(lambda: guarded(adding("number"), F.sum("income"))), MANY),
+    "zeros that are texts": (
+        by_team(lambda: guarded(F.count_distinct(when(col("income") != lit("0"), col("customer"))), F.sum("income"))),
+        MANY,
+    ),
     "all but one turned to zero before": (
         lambda t: grouped(
             t.people.withColumn("only", when(col("customer") == "c1", col("income")).otherwise(0)), MANY.sum("only")
@@ -639,6 +656,26 @@ def test_leak_of_two_halves(given: Given) -> None:
         write(given, build, column)
     with pytest.raises(FlowError, match="columns show different parts of one source column"):
         write(given, build, *halves)
+
+
+def test_leak_of_two_halves_of_one_person(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two tables that name the same people."""
+    monkeypatch.setitem(LABELS["silver.cities"], "city", PERSON)
+    two = Prefix(2, "the region")
+    halves = out(INTERNAL, MASK), out(INTERNAL + IDENTIFIER, two, "start")
+
+    def build(t: Given) -> DataFrame:
+        same = t.people.join(t.cities.select(col("city").alias("same")), col("customer") == col("same"))
+        return same.select("number", MASK("customer").alias("out"), two("same").alias("start"))
+
+    for column in halves:
+        write(given, build, column)
+    with pytest.raises(FlowError, match="different parts of one source column") as refused:
+        write(given, build, *halves)
+    assert refused.value.found == (
+        "silver.people.customer [CONFIDENTIAL + IDENTIFIER]: MASK(2) as out; "
+        "silver.cities.city [CONFIDENTIAL + IDENTIFIER]: PREFIX(2) as start"
+    )
 
 
 # What decides which rows there are: refused on strict tables, accepted on others
@@ -785,7 +822,11 @@ HONEST: dict[str, tuple[Build, Column]] = {
     "how many people": (by_team(lambda: MANY.count_distinct("customer")), out(INTERNAL, MANY)),
     "how many phones": (by_team(lambda: MANY.count("phone")), out(INTERNAL, MANY)),
     "ratio of two sums": (by_team(lambda: MANY.sum("income") / MANY.count_distinct("visit")), out(INTERNAL, MANY)),
-    "sum of a product": (by_team(lambda: MANY.sum(col("income") * col("number") + 1)), out(INTERNAL, MANY)),
+    "sum of what was cast": (by_team(lambda: MANY.sum(col("income").cast("double"))), out(INTERNAL, MANY)),
+    "sum of a sum and a product": (
+        by_team(lambda: MANY.sum("income") * 3 + MANY.sum("number") - MANY.sum(lit(1))),
+        out(INTERNAL, MANY),
+    ),
     "sum under a condition": (by_team(lambda: MANY.sum(when(col("born") > "1955-01-01", col("income")))), out(INTERNAL, MANY)),
     "sum of zero where there are too few": (by_team(lambda: F.coalesce(MANY.sum("income"), lit(0))), out(INTERNAL, MANY)),
     "sum over more than five": (
@@ -802,7 +843,7 @@ HONEST: dict[str, tuple[Build, Column]] = {
     ),
     "sum in SQL": (
         sql(
-            "SELECT max(number) AS number, CASE WHEN count(DISTINCT CASE WHEN income IS NOT NULL THEN customer END) >= 5"
+            "SELECT max(number) AS number, CASE WHEN count(DISTINCT CASE WHEN income != 0 THEN customer END) >= 5"
             " THEN sum(income) END AS out FROM leak_people GROUP BY team"
         ),
         out(INTERNAL, MANY),

@@ -114,6 +114,36 @@ def test_a_file_that_is_not_whole_is_refused(package: Package, text: str) -> Non
     assert "half.py" in refused.value.found and "TABLE" in refused.value.do
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("def build(:\n    return None\n", "SyntaxError: invalid syntax (bad.py, line 1)"),
+        ("import os\nimport no_such_library\n", "ModuleNotFoundError in line 2: No module named 'no_such_library'"),
+    ],
+)
+def test_a_file_that_cannot_be_loaded_is_named(package: Package, text: str, found: str) -> None:
+    name = package(silver__bad=text)
+    with pytest.raises(SettingsError, match="silver.bad cannot be loaded") as refused:
+        discover(name)
+    assert found in refused.value.found and refused.value.do == "mend tables/silver/bad.py"
+
+
+def test_a_key_that_is_no_column_is_refused(package: Package) -> None:
+    name = package(silver__a=WHOLE.format(title="A", parameters="").replace('keys=("id",)', 'keys=("di",)'))
+    with pytest.raises(SettingsError, match="silver.a names columns that it does not declare") as refused:
+        discover(name)
+    assert refused.value.found == "di, of keys"
+
+
+def test_a_folder_in_the_place_of_a_table_file_is_refused(package: Package, tmp_path: Path) -> None:
+    name = package(silver__a="", gold__b="silver_a")
+    (tmp_path / name / "silver" / "a").mkdir()
+    (tmp_path / name / "silver" / "a" / "__init__.py").write_text("", encoding="utf-8")
+    with pytest.raises(SettingsError, match="one file, and no folder") as refused:
+        discover(name)
+    assert refused.value.found == "tables/silver/a/"
+
+
 def test_the_tables_of_wares() -> None:
     names = list(TABLES)
     for name, file in TABLES.items():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_
 
+from pyspark.errors import ParseException
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Observation, Window
 from pyspark.sql.functions import (
@@ -104,7 +105,14 @@ def shaped(file: TableFile, built: DataFrame) -> DataFrame:
     carried = [RAW, VIOLATIONS] if file.layer == "silver" else []
     found = {f.name: f.dataType.simpleString() for f in built.schema}
     declared = {column.name: column.type for column in columns}
-    schema = Table((), columns).schema()
+    try:
+        schema = Table((), columns).schema()
+    except ParseException as error:
+        raise ShapeError(
+            f"TABLE of {file.name} declares a type that there is not.",
+            found=str(error).strip().splitlines()[0],
+            do=f"write it as Spark SQL does, such as decimal(18,4), in {file.path}",
+        ) from None
     problems = [f"{column} is missing (declared {type})" for column, type in declared.items() if column not in found]
     problems += [
         f"{f.name} is {found[f.name]}, declared {f.dataType.simpleString()}"
@@ -122,7 +130,7 @@ def shaped(file: TableFile, built: DataFrame) -> DataFrame:
         raise ShapeError(
             f"What build of {file.name} returns is not what its TABLE declares.",
             found="; ".join(problems),
-            do=f"change build or the columns of TABLE in tables/{file.name.replace('.', '/')}.py",
+            do=f"change build or the columns of TABLE in {file.path}",
         )
     return built.select(*declared, *carried)
 

@@ -121,8 +121,9 @@ class Band:
 class AtLeast:
     """A number made of the rows of at least `k` different people, null for a group of fewer.
 
-    People count only if their rows add something: a sum over one person's values is null however many others are in the
-    group. What it is made of must stand beside the person in the same row of one table.
+    People count only if their rows add something, which 0 does not: a sum over one person's values is null however many others
+    are in the group. What is aggregated is a column of a table that `build` reads, beside the person in the same row, or a
+    constant; either may be under a condition. Nothing is computed before: of what is, one person could be nearly all.
 
     Args:
         person: The column that names the person, of a table that `build` reads.
@@ -139,19 +140,19 @@ class AtLeast:
 
     def count(self, value: str | Expression) -> Expression:
         """How many values there are."""
-        return self._guarded(count, value)
+        return self._guarded(count, value, Expression.isNotNull)
 
     def count_distinct(self, value: str | Expression) -> Expression:
         """How many different values there are."""
-        return self._guarded(_different, value).cast("bigint")
+        return self._guarded(_different, value, Expression.isNotNull).cast("bigint")
 
     def sum(self, value: str | Expression) -> Expression:
         """The values' sum."""
-        return self._guarded(sum, value)
+        return self._guarded(sum, value, _is_not_zero)
 
     def mean(self, value: str | Expression) -> Expression:
         """The values' mean."""
-        return self._guarded(avg, value)
+        return self._guarded(avg, value, _is_not_zero)
 
     def groups(self, frame: DataFrame, keys: Iterable[str | Expression], *numbers: Expression) -> DataFrame:
         """The groups of at least `k` people with their numbers, so that the keys too may be read by more people.
@@ -161,10 +162,19 @@ class AtLeast:
         grouped = frame.groupBy(*keys).agg(_different(col(self.person)).alias("_people"), *numbers)
         return grouped.where(col("_people") >= self.k).drop("_people")
 
-    def _guarded(self, aggregate: Callable[[Expression], Expression], value: str | Expression) -> Expression:
+    def _guarded(
+        self,
+        aggregate: Callable[[Expression], Expression],
+        value: str | Expression,
+        adds: Callable[[Expression], Expression],
+    ) -> Expression:
         value = col(value) if isinstance(value, str) else value
-        people = _different(when(value.isNotNull(), col(self.person)))
+        people = _different(when(adds(value), col(self.person)))
         return when(people >= self.k, aggregate(value))
+
+
+def _is_not_zero(value: Expression) -> Expression:
+    return value != 0
 
 
 def _different(value: Expression) -> Expression:
@@ -269,37 +279,54 @@ def different_counted(aggregate: Node) -> Node | None:
 def guarded(expression: Node) -> tuple[int, Node, Node] | None:
     """How many people an aggregate asks for, the attribute that names them, and what is aggregated.
 
-    The form is `CASE WHEN size(collect_set(CASE WHEN value IS NOT NULL THEN person END)) >= k THEN aggregate(value) END`.
+    The form is `CASE WHEN size(collect_set(CASE WHEN value != 0 THEN person END)) >= k THEN aggregate(value) END`, for counts
+    with `value IS NOT NULL`.
     """
     branch = _only_branch(expression)
     asked = threshold(branch[0]) if branch else None
     counted = different_counted(asked[1]) if asked else None
     adding = _only_branch(counted) if counted else None
-    value = _mixed(branch[1]) if branch else None
-    if not adding or not value or kind_of(adding[0]) != "IsNotNull":
+    mixed = _mixed(branch[1]) if branch else None
+    if not adding or not mixed:
         return None
-    return (asked[0], adding[1], value) if adding[0]["nodes"][0] == value and _plain_number(value) else None
+    value, adds = mixed
+    return (asked[0], adding[1], value) if adds(adding[0], value) and _is_plain(value) else None
 
 
-def _mixed(aggregate: Node) -> Node | None:
-    """What an aggregate is of whose result is no single person's value, as that of max or first is; None for any other."""
+def _mixed(aggregate: Node) -> tuple[Node, Callable[[Node, Node], bool]] | None:
+    """What an aggregate is of whose result is no single person's value, as that of max or first is, and which condition tells
+    that a row adds to it; None for any other."""
     if different := different_counted(aggregate):
-        return different
+        return different, _tells_null
     function = _function(aggregate)
-    mixes = function and kind_of(function) in MIXING and not aggregate["isDistinct"] and len(function["nodes"]) == 1
-    return function["nodes"][0] if mixes else None
+    if not function or aggregate["isDistinct"] or len(function["nodes"]) != 1 or kind_of(function) not in MIXING:
+        return None
+    return function["nodes"][0], MIXING[kind_of(function)]
 
 
-MIXING = {"Count", "Sum", "Average"}
-ARITHMETIC = {"AttributeReference", "Literal", "Cast", "Add", "Subtract", "Multiply", "Divide", "UnaryMinus"}
+def _tells_null(condition: Node, value: Node) -> bool:
+    return kind_of(condition) == "IsNotNull" and condition["nodes"][0] == value
 
 
-def _plain_number(value: Node) -> bool:
-    """Whether null is the only way by which a row adds nothing: a condition that turned to 0 would hide whose value it is."""
+def _tells_zero(condition: Node, value: Node) -> bool:
+    """Whether a condition is that the value is not 0; Spark casts where types differ."""
+    if kind_of(condition) != "Not" or kind_of(condition["nodes"][0]) != "EqualTo":
+        return False
+    compared, zero = map(_bare, condition["nodes"][0]["nodes"])
+    number = kind_of(zero) == "Literal" and zero["dataType"] == "integer" and zero["value"] == "0"
+    return number and compared == _bare(value)
+
+
+MIXING = {"Count": _tells_null, "Sum": _tells_zero, "Average": _tells_zero}
+
+
+def _is_plain(value: Node) -> bool:
+    """Whether a value is as it stands in the table, or a constant, or null by a condition: what is computed, such as
+    `income / (1 + 1000 * (number - 7) * (number - 7))`, can be nearly all of one person."""
     branch = _only_branch(value)
     if branch:
-        return row_wise(branch[0]) and _plain_number(branch[1])
-    return kind_of(value) in ARITHMETIC and all(_plain_number(part) for part in value["nodes"])
+        return row_wise(branch[0]) and _is_plain(branch[1])
+    return kind_of(_bare(value)) in ("AttributeReference", "Literal")
 
 
 def row_wise(expression: Node) -> bool:

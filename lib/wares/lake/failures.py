@@ -7,12 +7,13 @@ import getpass
 import re
 from collections.abc import Callable, Iterator
 from functools import wraps
+from traceback import extract_tb
 from typing import Concatenate, ParamSpec, TypeVar
 
 from py4j.java_gateway import JavaObject, is_instance_of
 from py4j.protocol import Py4JError
 from pyspark import SparkContext
-from pyspark.errors import PySparkException
+from pyspark.errors import PySparkException, PythonException
 
 from wares.errors import QualityError, StorageError, WaresError
 
@@ -25,6 +26,7 @@ MISSING = re.compile(
     r"FileNotFoundException|FILE_NOT_EXIST|VERSIONS_NOT_CONTIGUOUS|TRUNCATED_TRANSACTION_LOG|LOG_FILE_NOT_FOUND|STATE_RECOVER_ERROR"
 )
 FILE = re.compile(r"[^\s'\"\[\]]+\.(?:parquet|json|crc)\b")
+PYTHON = "org.apache.spark.api.python.PythonException"
 DATA_EXCEPTION = "22"
 """Begins the SQLSTATE of an expression that cannot be computed for some row."""
 
@@ -65,6 +67,12 @@ def plain(error: Exception, name: str) -> WaresError | None:
                 found=cause.getCondition() + (f" in: {texts[0]}" if texts else ", in build"),
                 do="use its try_ form, such as try_divide or try_cast, in the checks and in build",
             )
+    if isinstance(error, PythonException) or PYTHON in said:
+        return QualityError(
+            f"A Python function of {name} throws for some row; nothing was written.",
+            found=_raised(str(error) if isinstance(error, PythonException) else said),
+            do="let it return null for what it cannot compute, and run the job with --debug to see where it threw",
+        )
     if FULL.search(said) or (isinstance(error, OSError) and error.errno in FULL_NUMBERS):
         return StorageError(
             f"The disk is full: {name} could not be written.",
@@ -84,6 +92,19 @@ def plain(error: Exception, name: str) -> WaresError | None:
             do="put them back; or move that table away and run all jobs again, which makes it anew",
         )
     return None
+
+
+def told_by(error: Exception, file: str) -> str:
+    """What an error says that came of a table file, and which line of the file it came from."""
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == file]
+    said = (str(error).strip() or "no words").splitlines()[0]
+    return f"{type(error).__name__}{f' in line {lines[-1]}' if lines else ''}: {said}"
+
+
+def _raised(told: str) -> str:
+    """The type of the exception whose Python stack trace was told last."""
+    after = told.rpartition('\n  File "')[2].splitlines()[1:]
+    return next((line.partition(":")[0] for line in after if line[:1].isalpha()), "an exception")
 
 
 def _causes(error: Exception) -> Iterator[JavaObject]:

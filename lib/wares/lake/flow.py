@@ -71,7 +71,7 @@ def check_flow(name: str, table: Table, lineage: Lineage, label_of: Callable[[Re
             found="; ".join(found),
             do="; ".join(cures),
         )
-    _refuse_sums(name, table, lineage, label)
+    _refuse_sums(name, table, lineage, label, people)
 
 
 def _deciding(name: str, table: Table, lineage: Lineage) -> Flow:
@@ -117,24 +117,24 @@ def _cure(column: Column, leaks: list[_Leak]) -> str:
     return f"{cure}, or declare it `declassified` by {names} (wares.lake.declassify), used on every way" if able else cure
 
 
-def _refuse_sums(name: str, table: Table, lineage: Lineage, label: Callable[[Ref], Label]) -> None:
+def _refuse_sums(name: str, table: Table, lineage: Lineage, label: Callable[[Ref], Label], people: list[Ref]) -> None:
     """Refuse two generalisations of one source column in one table: side by side they tell more than each is declared to.
+    Columns that name a person count as one: a join can bring together what two tables call the same person.
 
     Raises:
         FlowError: Two columns show different parts of one source column.
     """
-    shown: dict[Ref, dict[str, str]] = {}
+    shown: dict[Ref | None, dict[str, str]] = {}
     for column in table.columns:
         if isinstance(column.declassified, Mask | Prefix | Band):
             for ref in lineage.direct[column.name]:
                 if not column.label.dominates(label(ref)):
-                    shown.setdefault(ref, {})[column.declassified.step] = column.name
-    twice = {ref: steps for ref, steps in shown.items() if len(steps) > 1}
+                    part = f"{ref} [{label(ref)}]: {column.declassified.step} as {column.name}"
+                    shown.setdefault(None if ref in people else ref, {})[column.declassified.step] = part
+    twice = [part for steps in shown.values() if len(steps) > 1 for part in steps.values()]
     if twice:
         raise FlowError(
             f"The write of {name} is refused: columns show different parts of one source column.",
-            found="; ".join(
-                f"{ref} [{label(ref)}]: {', '.join(map(' as '.join, steps.items()))}" for ref, steps in twice.items()
-            ),
+            found="; ".join(twice),
             do="keep one of them, or give the others the label of the source column",
         )

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
+from importlib.util import find_spec
 
 from pyspark.sql import DataFrame
 
-from wares.errors import SettingsError
+from wares.errors import SettingsError, WaresError
+from wares.lake.failures import told_by
 from wares.lake.table import Table
 
 REJECTED = "_rejected"
@@ -47,6 +49,11 @@ class TableFile:
         return self.name.partition(".")[0]
 
     @property
+    def path(self) -> str:
+        """Where the file is, as people are told."""
+        return f"tables/{self.name.replace('.', '/')}.py"
+
+    @property
     def follows(self) -> tuple[str, ...]:
         """The tables that are refreshed before it: those that `build` reads, and those that its rows refer to."""
         return (*self.inputs, *(reference.table for reference in self.table.references))
@@ -56,18 +63,22 @@ def discover(package: str) -> dict[str, TableFile]:
     """All table files under `package`, each after the tables that it reads.
 
     Raises:
-        SettingsError: A file lacks `TABLE` or `build`, a parameter names no table, a reference does not fit the table that it
-            names, or tables read each other in a ring.
+        SettingsError: A file cannot be loaded, or lacks `TABLE` or `build`, two claim one name, a parameter names no table or a
+            key no column, a reference does not fit the table that it names, or tables read each other in a ring.
     """
     files = {}
-    for layer in LAYERS:
-        try:
-            folder = import_module(f"{package}.{layer}")
-        except ModuleNotFoundError:
-            continue
-        for module in pkgutil.iter_modules(folder.__path__):
-            file = _table_file(f"{package}.{layer}.{module.name}", f"{layer}.{module.name}")
-            files[file.name] = file
+    layers = [layer for layer in LAYERS if find_spec(f"{package}.{layer}")]
+    found = [(layer, module) for layer in layers for module in pkgutil.iter_modules(import_module(f"{package}.{layer}").__path__)]
+    for layer, module in found:
+        if module.ispkg:
+            raise SettingsError(
+                "A table is one file, and no folder; beside a file of that name it would take its place.",
+                found=f"tables/{layer}/{module.name}/",
+                do="give the folder another place",
+            )
+    for layer, module in found:
+        file = _table_file(f"{package}.{layer}.{module.name}", f"{layer}.{module.name}")
+        files[file.name] = file
     for file in files.values():
         if (other := file.name.removesuffix(REJECTED)) != file.name and other in files:
             raise SettingsError(
@@ -82,8 +93,20 @@ def discover(package: str) -> dict[str, TableFile]:
                     found=f"build({name.replace('.', '_', 1)}, ...)",
                     do=f"name the parameter after one of: {', '.join(sorted(files))}",
                 )
+        _check_columns(file)
         _check_references(file, files)
     return {name: files[name] for name in _sorted(files)}
+
+
+def _check_columns(file: TableFile) -> None:
+    table = file.table
+    named = {"keys": table.keys, "newest": table.newest, "refresh": table.refresh.keys}
+    if unknown := [f"{name}, of {part}" for part, names in named.items() for name in names if name not in table.by_name]:
+        raise SettingsError(
+            f"The table file {file.name} names columns that it does not declare.",
+            found="; ".join(unknown),
+            do=f"name some of {', '.join(table.by_name)}, or declare them",
+        )
 
 
 def _check_references(file: TableFile, files: dict[str, TableFile]) -> None:
@@ -124,7 +147,13 @@ def _sorted(files: dict[str, TableFile]) -> list[str]:
 
 
 def _table_file(module_name: str, name: str) -> TableFile:
-    module = import_module(module_name)
+    try:
+        module = import_module(module_name)
+    except Exception as error:
+        found = str(error) if isinstance(error, WaresError) else told_by(error, find_spec(module_name).origin)
+        raise SettingsError(
+            f"The table file {name} cannot be loaded.", found=found, do=f"mend tables/{name.replace('.', '/')}.py"
+        ) from error
     table, build = getattr(module, "TABLE", None), getattr(module, "build", None)
     if not isinstance(table, Table) or not callable(build):
         raise SettingsError(

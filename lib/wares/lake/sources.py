@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import re
 from functools import reduce
 from importlib.util import find_spec
@@ -467,4 +468,16 @@ def _throws(gateway: JavaGateway, node: JavaObject) -> str | None:
 
 def fingerprint(source: Source) -> str:
     """Changes when the source's declaration does."""
-    return hashlib.sha256(source.model_dump_json(by_alias=True).encode()).hexdigest()[:16]
+    return _digest(source.model_dump_json(by_alias=True))
+
+
+def mapping_fingerprint(source: Source, table: str) -> str:
+    """Changes when what a source says of the rows of one silver table does."""
+    mappings = source.tables[table]
+    entities = {name: source.entities[name].model_dump(exclude={"path"}) for name in sorted({m.entity for m in mappings})}
+    zones = source.timezone, source.business_timezone
+    return _digest(json.dumps([source.name, zones, [mapping.model_dump() for mapping in mappings], entities]))
+
+
+def _digest(told: str) -> str:
+    return hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from functools import reduce
 from graphlib import TopologicalSorter
 from hashlib import sha256
@@ -24,7 +25,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql.functions import col, from_json, lit
 from pyspark.sql.types import ArrayType
 
-from wares.errors import ConflictError, CutError, QualityError, SettingsError, WaresError
+from wares.errors import ConflictError, CutError, QualityError, SettingsError, SeveralErrors, ShapeError, StorageError, WaresError
 from wares.lake.bronze import ingest
 from wares.lake.changes import (
     CHANGE,
@@ -65,7 +66,7 @@ from wares.lake.checks import (
 from wares.lake.cut import key_columns
 from wares.lake.delta import Lake, Write, same_table, version_in
 from wares.lake.drift import Tally
-from wares.lake.failures import told_plainly
+from wares.lake.failures import told_by, told_plainly
 from wares.lake.flow import check_flow
 from wares.lake.guard import no_jobs
 from wares.lake.labels import CLOSED, INTERNAL, Label
@@ -88,6 +89,7 @@ from wares.lake.sources import (
     fingerprint,
     load_source,
     mapped,
+    mapping_fingerprint,
 )
 from wares.lake.table import Reference, Table
 from wares.settings import Settings
@@ -181,6 +183,10 @@ class Store:
         Raises:
             ShapeError: The table does not exist.
         """
+        known = {*self.tables, *map(twin_name, self.tables)}
+        if name not in known and not (name.count(".") == 1 and (name.startswith(("bronze.", "meta.")) or self.exists(name))):
+            near = get_close_matches(name, sorted(known), 1) or sorted(self.tables)
+            raise ShapeError(f"There is no table {name}.", found="no table file makes it", do=f"name {' or '.join(near)}")
         return self.lake.read(name, version)
 
     def files(self, name: str, version: int) -> list[str]:
@@ -199,8 +205,10 @@ class Store:
 
     def merged(self, name: str) -> DataFrame:
         """The raw rows of a silver table that gave way to another with the same keys, with the place of that one."""
-        file = self.tables[name]
-        place = [FILE, POSITION]
+        if not name.startswith("silver.") or name not in self.tables:
+            silver = ", ".join(table for table in self.tables if table.startswith("silver."))
+            raise ShapeError("Only silver tables merge raw rows.", found=name, do=f"name one of {silver}")
+        file, place = self.tables[name], [FILE, POSITION]
         built = self._built(_Build(file, self.meta.mark(name).inputs, "", {}, None)).select(*file.table.keys, *place)
         built = with_pseudonyms(built, file.table, self._secret())
         kept = self.read(name)
@@ -230,9 +238,23 @@ class Store:
                     found=f"{same[0]} and {name}",
                     do="give one of them another `name`, or take one out of `sources`",
                 )
+            self._check_mapped(name, source)
             self._named[name] = source
             self._know(source)
         return self._named[name]
+
+    def _check_mapped(self, name: str, source: Source) -> None:
+        """
+        Raises:
+            SettingsError: The source maps to a table that no table file makes of mapped rows.
+        """
+        takes = {read.partition(".")[2] for file in self.tables.values() for read in file.inputs if read.startswith("bronze.")}
+        if unknown := sorted(source.tables.keys() - takes):
+            raise SettingsError(
+                f"The source {name} maps rows to a silver table that does not exist.",
+                found=f"tables: {', '.join(unknown)}",
+                do=f"name one of {', '.join(sorted(takes))}",
+            )
 
     def _know(self, source: Source) -> None:
         taken = {other.bronze(name): other.name for other in self._sources.values() for name in other.entities}
@@ -254,7 +276,6 @@ class Store:
             definition = source.model_dump_json(by_alias=True)
             self.meta.add("sources", source=source.name, fingerprint=fingerprint(source), definition=definition)
 
-    @told_plainly
     def ingest(self, name: str, entity: str) -> Outcome:
         """Take in the files of one entity of a source that have not been taken in yet, each exactly once.
 
@@ -266,12 +287,20 @@ class Store:
             SourceError: There are no files, a file changed after it was taken in, or it is not what the YAML declares.
         """
         source = self._source(name)
-        outcome = ingest(self.lake, self.meta, source, entity, self.started)
+        outcome = self._ingest(source.bronze(entity), source, entity)
         self._keep_source(source)
         return outcome
 
+    @told_plainly
+    def _ingest(self, name: str, source: Source, entity: str) -> Outcome:
+        return ingest(self.lake, self.meta, source, entity, self.started)
+
     def ingest_all(self, report: Callable[[Outcome], None]) -> list[Outcome]:
-        """Take in the new files of all sources that the settings name."""
+        """Take in the new files of all sources that the settings name.
+
+        Raises:
+            WaresError: Files of an entity could not be taken in; those of all others were.
+        """
         sources = {name: self._source(name) for name in self.settings.sources}
         tasks = {source.bronze(entity): (name, entity) for name, source in sources.items() for entity in source.entities}
         return self._in_order({table: [] for table in tasks}, lambda table: self.ingest(*tasks[table]), report)
@@ -355,6 +384,9 @@ class Store:
         Args:
             names: Tables that are built from tables alone.
             report: Is told what became of each, as soon as that is known.
+
+        Raises:
+            WaresError: A table could not be refreshed; all that do not read it were.
         """
         wanted = set(names)
         graph = {name: [read for read in self.tables[name].follows if read in wanted] for name in self.tables if name in wanted}
@@ -363,23 +395,32 @@ class Store:
     def _in_order(
         self, graph: dict[str, list[str]], work: Callable[[str], Outcome], report: Callable[[Outcome], None]
     ) -> list[Outcome]:
-        order, outcomes = TopologicalSorter(graph), []
+        """Do the work of each table once that of those before it is done. What fails for a table ends that of the tables after
+        it; a full disk, and what nobody expected, ends all."""
+        order, outcomes, errors = TopologicalSorter(graph), [], []
         order.prepare()
         with ThreadPoolExecutor(2) as pool:
             running = {}
-            while order.is_active():
+            while True:
                 running |= {pool.submit(self._in_pool, work, table): table for table in order.get_ready()}
+                if not running:
+                    break
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     table = running.pop(future)
                     try:
                         outcomes.append(future.result())
-                    except BaseException:
+                    except BaseException as error:
+                        if isinstance(error, WaresError) and not isinstance(error, StorageError):
+                            errors.append(error)
+                            continue
                         for waiting in running:
                             waiting.cancel()
                         raise
                     report(outcomes[-1])
                     order.done(table)
+        if errors:
+            raise errors[0] if len(errors) == 1 else SeveralErrors(errors)
         return outcomes
 
     def _in_pool(self, work: Callable[[str], Outcome], table: str) -> Outcome:
@@ -419,7 +460,8 @@ class Store:
             if name.startswith("bronze."):
                 for source, mapping in self._mappings(name):
                     bronze = source.bronze(mapping.entity)
-                    states |= {bronze: self.lake.state(bronze), f"{MAPPING}{source.name}": fingerprint(source)}
+                    states[bronze] = self.lake.state(bronze)
+                    states[f"{MAPPING}{source.name}"] = mapping_fingerprint(source, name.partition(".")[2])
             elif not self.exists(name):
                 self.read(name)  # says what is missing, and what to do
             else:
@@ -428,9 +470,19 @@ class Store:
 
     def _built(self, build: _Build, instead: dict[str, DataFrame] | None = None) -> DataFrame:
         """What `build` makes of its inputs, or of other rows of some of them; it may start no Spark job."""
-        frames = self._frames(build, instead)
-        with no_jobs(self.spark, build.file.name):
-            return build.file.build(**frames, **build.values)
+        frames, file = self._frames(build, instead), build.file
+        try:
+            with no_jobs(self.spark, file.name):
+                built = file.build(**frames, **build.values)
+        except WaresError:
+            raise
+        except Exception as error:  # no row has been read yet, so none is in the message
+            raise ShapeError(
+                f"The build of {file.name} fails.", found=told_by(error, file.build.__code__.co_filename), do=f"mend {file.path}"
+            ) from error
+        if not isinstance(built, DataFrame):
+            raise ShapeError(f"The build of {file.name} returns no frame.", found=type(built).__name__, do=f"mend {file.path}")
+        return built
 
     def _frames(self, build: _Build, instead: dict[str, DataFrame] | None = None) -> dict[str, DataFrame]:
         """The frames that `build` takes, by parameter.
