@@ -1,16 +1,22 @@
 """Shows what a column is made of, or what is made of it; or exports all recorded lineage as OpenLineage run events."""
 
 import json
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 
 from wares.cli import Job, main
 from wares.lake.lineage_query import as_json, as_tree, ask
 from wares.lake.openlineage import export
 
 
+def _column(text: str) -> str:
+    if text.count(".") < 2:
+        raise ArgumentTypeError(f"'{text}' names no column of a table: write it as layer.table.column")
+    return text
+
+
 def options(parser: ArgumentParser) -> None:
     task = parser.add_mutually_exclusive_group(required=True)
-    task.add_argument("--column", metavar="TABLE.COLUMN", help="the column, such as gold.user_profiles.spend_90d")
+    task.add_argument("--column", type=_column, metavar="TABLE.COLUMN", help="the column, such as gold.user_profiles.spend_90d")
     task.add_argument("--openlineage", metavar="FILE|URL", help="export to a file, one JSON event a line, or to a service")
     direction = parser.add_mutually_exclusive_group()
     direction.add_argument("--upstream", action="store_true", default=True, help="what the column is made of (default)")

@@ -116,6 +116,12 @@ def test_the_script_passes_the_exit_code_on(tmp_path: Path) -> None:
     assert ended.stderr.startswith("error: conf/local.yaml with --set does not fit.")
 
 
+def test_an_option_that_cannot_be_meant_is_refused_before_spark_starts(tmp_path: Path) -> None:
+    ended = submit(tmp_path, "jobs/lineage.py", "--column", "spend_90d")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.endswith("'spend_90d' names no column of a table: write it as layer.table.column\n")
+
+
 def test_a_job_that_does_not_exist(tmp_path: Path) -> None:
     ended = submit(tmp_path, "jobs/nope.py")
     assert ended.returncode == 1

@@ -525,6 +525,7 @@ DECLASSIFIED: dict[str, tuple[Build, Declassifier]] = {
     ),
     "one far above all others": (by_team(lambda: MANY.sum(col("income") * col("number") * col("number"))), MANY),
     "zeros that count": (by_team(lambda: guarded(there("income"), F.sum("income"))), MANY),
+    "zeros that a cast makes": (by_team(lambda: guarded(adding("income"), F.sum(col("income").cast("int")))), MANY),
     "zeros of another value": (by_team(lambda: guarded(adding("number"), F.sum("income"))), MANY),
     "zeros that are texts": (
         by_team(lambda: guarded(F.count_distinct(when(col("income") != lit("0"), col("customer"))), F.sum("income"))),

@@ -309,12 +309,17 @@ def _tells_null(condition: Node, value: Node) -> bool:
 
 
 def _tells_zero(condition: Node, value: Node) -> bool:
-    """Whether a condition is that the value is not 0; Spark casts where types differ."""
+    """Whether a condition is that the value is not 0. Spark casts it where types differ, which is no matter; a value that is cast
+    in the sum alone could be 0 where it is not in the condition."""
     if kind_of(condition) != "Not" or kind_of(condition["nodes"][0]) != "EqualTo":
         return False
-    compared, zero = map(_bare, condition["nodes"][0]["nodes"])
-    number = kind_of(zero) == "Literal" and zero["dataType"] == "integer" and zero["value"] == "0"
-    return number and compared == _bare(value)
+    compared, zero = condition["nodes"][0]["nodes"]
+    zero = _bare(zero)
+    if kind_of(zero) != "Literal" or zero["dataType"] != "integer" or zero["value"] != "0":
+        return False
+    while compared != value and kind_of(compared) == "Cast":
+        compared = compared["nodes"][0]
+    return compared == value
 
 
 MIXING = {"Count": _tells_null, "Sum": _tells_zero, "Average": _tells_zero}

@@ -67,12 +67,6 @@ def plain(error: Exception, name: str) -> WaresError | None:
                 found=cause.getCondition() + (f" in: {texts[0]}" if texts else ", in build"),
                 do="use its try_ form, such as try_divide or try_cast, in the checks and in build",
             )
-    if isinstance(error, PythonException) or PYTHON in said:
-        return QualityError(
-            f"A Python function of {name} throws for some row; nothing was written.",
-            found=_raised(str(error) if isinstance(error, PythonException) else said),
-            do="let it return null for what it cannot compute, and run the job with --debug to see where it threw",
-        )
     if FULL.search(said) or (isinstance(error, OSError) and error.errno in FULL_NUMBERS):
         return StorageError(
             f"The disk is full: {name} could not be written.",
@@ -90,6 +84,12 @@ def plain(error: Exception, name: str) -> WaresError | None:
             f"Files of a table are missing: {name} could not be refreshed.",
             found=found[0] if (found := FILE.search(said)) else MISSING.search(said)[0],
             do="put them back; or move that table away and run all jobs again, which makes it anew",
+        )
+    if isinstance(error, PythonException) or PYTHON in said:
+        return QualityError(
+            f"A Python function of {name} throws for some row; nothing was written.",
+            found=_raised(str(error) if isinstance(error, PythonException) else said),
+            do="let it return null for what it cannot compute, and run the job with --debug to see where it threw",
         )
     return None
 
