@@ -16,7 +16,7 @@ from types import FrameType, ModuleType
 
 from pyspark.sql import SparkSession
 
-from wares.errors import WaresError
+from wares.errors import SeveralErrors, WaresError
 from wares.lake.failures import plain
 from wares.lake.session import came_by_script, open_session
 from wares.lake.sources import load_source
@@ -192,6 +192,8 @@ def explain(error: Exception, debug: bool) -> str:
     if debug:
         return "".join(traceback.format_exception(error)).rstrip()
     error = plain(error, "the lake") or error
+    if isinstance(error, SeveralErrors):
+        return "\n".join(explain(each, debug) for each in error.errors)
     if isinstance(error, WaresError):
         return f"error: {error}"
     where = traceback.extract_tb(error.__traceback__)[-1]

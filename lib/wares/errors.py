@@ -19,7 +19,8 @@ class SeveralErrors(WaresError):
     """What went wrong with several tables, each by itself."""
 
     def __init__(self, errors: list[WaresError]) -> None:
-        super().__init__("\nerror: ".join(map(str, errors)))
+        super().__init__("\n".join(map(str, errors)))
+        self.errors = errors
 
 
 class SettingsError(WaresError):

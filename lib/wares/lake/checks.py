@@ -31,6 +31,7 @@ from pyspark.sql.functions import filter as filter_
 from pyspark.sql.functions import sum as sum_
 
 from wares.errors import QualityError, ShapeError
+from wares.lake.failures import first_line
 from wares.lake.labels import INTERNAL, Label, join
 from wares.lake.registry import REJECTED, TableFile
 from wares.lake.sources import FILE, POSITION, RAW, VIOLATIONS, ZONE, violations
@@ -110,7 +111,7 @@ def shaped(file: TableFile, built: DataFrame) -> DataFrame:
     except ParseException as error:
         raise ShapeError(
             f"TABLE of {file.name} declares a type that there is not.",
-            found=str(error).strip().splitlines()[0],
+            found=first_line(error),
             do=f"write it as Spark SQL does, such as decimal(18,4), in {file.path}",
         ) from None
     problems = [f"{column} is missing (declared {type})" for column, type in declared.items() if column not in found]

@@ -297,18 +297,18 @@ def _mixed(aggregate: Node) -> tuple[Node, Callable[[Node, Node], bool]] | None:
     """What an aggregate is of whose result is no single person's value, as that of max or first is, and which condition tells
     that a row adds to it; None for any other."""
     if different := different_counted(aggregate):
-        return different, _tells_null
+        return different, _tells_not_null
     function = _function(aggregate)
     if not function or aggregate["isDistinct"] or len(function["nodes"]) != 1 or kind_of(function) not in MIXING:
         return None
     return function["nodes"][0], MIXING[kind_of(function)]
 
 
-def _tells_null(condition: Node, value: Node) -> bool:
+def _tells_not_null(condition: Node, value: Node) -> bool:
     return kind_of(condition) == "IsNotNull" and condition["nodes"][0] == value
 
 
-def _tells_zero(condition: Node, value: Node) -> bool:
+def _tells_not_zero(condition: Node, value: Node) -> bool:
     """Whether a condition is that the value is not 0. Spark casts it where types differ, which is no matter; a value that is cast
     in the sum alone could be 0 where it is not in the condition."""
     if kind_of(condition) != "Not" or kind_of(condition["nodes"][0]) != "EqualTo":
@@ -322,7 +322,7 @@ def _tells_zero(condition: Node, value: Node) -> bool:
     return compared == value
 
 
-MIXING = {"Count": _tells_null, "Sum": _tells_zero, "Average": _tells_zero}
+MIXING = {"Count": _tells_not_null, "Sum": _tells_not_zero, "Average": _tells_not_zero}
 
 
 def _is_plain(value: Node) -> bool:

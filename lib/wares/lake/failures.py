@@ -97,8 +97,12 @@ def plain(error: Exception, name: str) -> WaresError | None:
 def told_by(error: Exception, file: str) -> str:
     """What an error says that came of a table file, and which line of the file it came from."""
     lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == file]
-    said = (str(error).strip() or "no words").splitlines()[0]
-    return f"{type(error).__name__}{f' in line {lines[-1]}' if lines else ''}: {said}"
+    return f"{type(error).__name__}{f' in line {lines[-1]}' if lines else ''}: {first_line(error)}"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, less the plan and the stack trace that Spark puts below."""
+    return (str(error).strip() or "no words").splitlines()[0]
 
 
 def _raised(told: str) -> str:

@@ -51,7 +51,7 @@ class TableFile:
     @property
     def path(self) -> str:
         """Where the file is, as people are told."""
-        return f"tables/{self.name.replace('.', '/')}.py"
+        return _path(self.name)
 
     @property
     def follows(self) -> tuple[str, ...]:
@@ -146,14 +146,16 @@ def _sorted(files: dict[str, TableFile]) -> list[str]:
         ) from None
 
 
+def _path(name: str) -> str:
+    return f"tables/{name.replace('.', '/')}.py"
+
+
 def _table_file(module_name: str, name: str) -> TableFile:
     try:
         module = import_module(module_name)
     except Exception as error:
         found = str(error) if isinstance(error, WaresError) else told_by(error, find_spec(module_name).origin)
-        raise SettingsError(
-            f"The table file {name} cannot be loaded.", found=found, do=f"mend tables/{name.replace('.', '/')}.py"
-        ) from error
+        raise SettingsError(f"The table file {name} cannot be loaded.", found=found, do=f"mend {_path(name)}") from error
     table, build = getattr(module, "TABLE", None), getattr(module, "build", None)
     if not isinstance(table, Table) or not callable(build):
         raise SettingsError(

@@ -22,6 +22,7 @@ from pyspark.sql.types import ArrayType, DataType, DecimalType, StringType, Stru
 
 from wares.errors import SettingsError, SourceError
 from wares.lake.delta import open_file
+from wares.lake.failures import first_line
 from wares.lake.java import java_class
 from wares.lake.labels import CLOSED, INTERNAL, Label, join
 from wares.lake.table import APPEND, Column, Table
@@ -358,7 +359,7 @@ def mapped(source: Source, mapping: Mapping, raw: DataFrame, table: Table) -> Da
     except AnalysisException as error:
         raise SettingsError(
             f"The mapping of {source.name}.{mapping.entity} cannot be followed.",
-            found=str(error).strip().splitlines()[0],
+            found=first_line(error),
             do=f"its columns are {', '.join(entity.columns)}; if one of them is new, run jobs/bronze.py first",
         ) from None
     _refuse_throwing(source, mapping, raw)

@@ -244,9 +244,10 @@ class Store:
         return self._named[name]
 
     def _check_mapped(self, name: str, source: Source) -> None:
-        """
+        """See that each table that a source maps to is one that some table file makes of mapped rows.
+
         Raises:
-            SettingsError: The source maps to a table that no table file makes of mapped rows.
+            SettingsError: One is not; its rows would be lost.
         """
         takes = {read.partition(".")[2] for file in self.tables.values() for read in file.inputs if read.startswith("bronze.")}
         if unknown := sorted(source.tables.keys() - takes):
