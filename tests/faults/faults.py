@@ -199,8 +199,8 @@ def main() -> int:
         different = sorted(name for name in shown[0] if shown[0][name] != shown[1][name])
         rows = sum(map(len, shown[0].values()))
     print(f"{faults.total()} faults, seed {chosen.seed}: {_counted(faults)}; {ends.total()} runs: {_counted(ends)}")
-    end = f"DIFFERENT in {', '.join(different)}" if different else "equal to the row"
-    print(f"{len(shown[0])} tables, {rows:,} rows: {end}")
+    verdict = f"DIFFERENT in {', '.join(different)}" if different else "equal to the row"
+    print(f"{len(shown[0])} tables, {rows:,} rows: {verdict}")
     return int(bool(different))
 
 

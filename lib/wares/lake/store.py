@@ -66,7 +66,7 @@ from wares.lake.checks import (
 from wares.lake.cut import key_columns
 from wares.lake.delta import Lake, Write, same_table, version_in
 from wares.lake.drift import Tally
-from wares.lake.failures import told_by, told_plainly
+from wares.lake.failures import plain, told_by, told_plainly
 from wares.lake.flow import check_flow
 from wares.lake.guard import no_jobs
 from wares.lake.labels import CLOSED, INTERNAL, Label
@@ -478,7 +478,7 @@ class Store:
         except WaresError:
             raise
         except Exception as error:  # no row has been read yet, so none is in the message
-            raise ShapeError(
+            raise plain(error, file.name) or ShapeError(
                 f"The build of {file.name} fails.", found=told_by(error, file.build.__code__.co_filename), do=f"mend {file.path}"
             ) from error
         if not isinstance(built, DataFrame):
