@@ -190,11 +190,16 @@ mlflow.pyfunc.load_model("models:/wares_shop/1").predict(pandas.read_parquet(row
 """
 
 
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings with an MLflow of their own, which takes seconds to make."""
+    return Settings.model_validate({"lake": {"root": str(tmp_path_factory.mktemp("mlflow"))}})
+
+
 def test_another_process_gets_the_scores_of_batch_scoring_from_the_registry_alone(
-    undisturbed: Plan, users: pa.Table, products: pa.Table, examples: pa.Table, tmp_path: Path
+    undisturbed: Plan, settings: Settings, users: pa.Table, products: pa.Table, examples: pa.Table, tmp_path: Path
 ) -> None:
     (undisturbed.folder / "spec.json").write_text(undisturbed.spec.model_dump_json(by_alias=True), encoding="utf-8")
-    settings = Settings.model_validate({"lake": {"root": str(tmp_path)}})
     client = registry.connect(settings)
     with registry.run(client, settings, "shop") as run_id:
         registry.register(client, run_id, undisturbed, "abc")
@@ -202,7 +207,7 @@ def test_another_process_gets_the_scores_of_batch_scoring_from_the_registry_alon
     rows = examples.select([name for name in examples.column_names if name not in keys])
     whole = pa.schema([field.with_type(pa.int32()) if field.type == pa.int64() else field for field in rows.schema])
     pq.write_table(rows.cast(whole), tmp_path / "rows.parquet")  # as in the feature tables
-    command = [sys.executable, "-c", PREDICT, f"sqlite:///{tmp_path}/mlflow.db", "rows.parquet", "scores.parquet"]
+    command = [sys.executable, "-c", PREDICT, f"sqlite:///{settings.lake.root}/mlflow.db", "rows.parquet", "scores.parquet"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
@@ -213,6 +218,21 @@ def test_another_process_gets_the_scores_of_batch_scoring_from_the_registry_alon
     order = [names[name] for name in scorer.catalogue.ids.to_pylist()]
     for scored in scorer.score(users):
         assert np.allclose(found[scored.row][order], 1 / (1 + np.exp(-scored.logits)), atol=1e-5)
+
+
+def test_a_run_that_was_killed_is_told_by_the_next_of_its_source(settings: Settings) -> None:
+    client = registry.connect(settings)
+    where = registry.experiment(client, settings)
+    left = {  # what a training and a search leave that are killed: runs without an end
+        (source, name): client.create_run(where, run_name=f"{name} {source}", tags={"source": source}).info.run_id
+        for source in ("shop", "other")
+        for name in ("train", "tune")
+    }
+    with registry.run(client, settings, "shop") as run_id:
+        left["shop", "now"] = run_id
+        found = {run: client.get_run(run_id).info.status for run, run_id in left.items()}
+    assert found.pop(("shop", "train")) == "KILLED"
+    assert set(found.values()) == {"RUNNING"}
 
 
 def test_what_watches_a_training_can_end_it(plan: Plan, spark: SparkSession) -> None:

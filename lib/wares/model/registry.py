@@ -116,10 +116,20 @@ def read_json(version: ModelVersion, name: str) -> dict[str, Any]:
 @contextmanager
 def run(client: MlflowClient, settings: Settings, source: str) -> Iterator[str]:
     """An MLflow run around a training; marked as failed if the block fails. Yields its id."""
-    with mlflow.start_run(
-        experiment_id=experiment(client, settings), run_name=f"train {source}", tags={"source": source}
-    ) as started:
+    where, name = experiment(client, settings), f"train {source}"
+    mark_killed(client, where, f"attributes.run_name = '{name}' and tags.source = '{source}'")
+    with mlflow.start_run(experiment_id=where, run_name=name, tags={"source": source}) as started:
         yield started.info.run_id
+
+
+def mark_killed(client: MlflowClient, experiment_id: str, those: str) -> None:
+    """Mark runs that nobody has ended: what is killed cannot say so itself, and would be running for ever.
+
+    Args:
+        those: Which runs, as a filter of MLflow; nothing may be at work on them.
+    """
+    for left in client.search_runs([experiment_id], f"{those} and attributes.status = 'RUNNING'"):
+        client.set_terminated(left.info.run_id, "KILLED")
 
 
 def log(

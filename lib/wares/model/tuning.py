@@ -176,6 +176,7 @@ def tune(store: Store, source: str, search: Search, say: Callable[[str], None]) 
     end = time.monotonic() + search.minutes * 60
     with mlflow.start_run(study.user_attrs.get("run"), experiment, f"tune {source}", tags={"source": source}) as parent:
         study.set_user_attr("run", parent.info.run_id)
+        registry.mark_killed(client, experiment, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
         while len(ended(study)) < search.trials and time.monotonic() < end:
             trial = study.ask()
             setup = now.changed({name: each.suggest(trial, name) for name, each in space.tried.items()}, search.space)
