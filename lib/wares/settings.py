@@ -58,8 +58,13 @@ class Train(_Settings):
         None, description="A script that prints HOST:RANKS lines, asked each second: ranks then join and leave a training."
     )
     min_ranks: int = Field(1, ge=1, description="With `hosts`: with fewer ranks the training waits for more.")
-    epochs: int = Field(1, ge=1)
-    batch_size: int = Field(1024, ge=1, description="Rows in each rank's batch.")
+    min_steps: int = Field(
+        1000, ge=1, description="Batches that all ranks together take at least, however few rows there are, in each stage."
+    )
+    epochs: int = Field(1, ge=1, description="At least; more where they would be too few steps.")
+    batch_size: int = Field(
+        1024, ge=1, description="Rows in each rank's batch, at most; fewer where there would be too few steps."
+    )
     learning_rate: float = Field(8e-3, gt=0, description="Of the deep side's AdamW.")
     ftrl_learning_rate: float = Field(0.003, gt=0, description="Of the wide side's FTRL.")
     precision: Literal["float32", "mixed_bfloat16"] = Field(

@@ -16,7 +16,7 @@ from wares.pipeline import load_job
 from wares.settings import PROJECT
 
 HOUSEHOLDS = 8
-SETTINGS = ["train.epochs=1", "train.batch_size=512", "train.launcher=local"]  # test_training.py has several ranks
+SETTINGS = ["train.min_steps=1", "train.batch_size=512", "train.launcher=local"]  # test_training.py has several ranks
 
 
 @dataclass(frozen=True)

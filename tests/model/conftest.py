@@ -196,7 +196,7 @@ def plan_in(spec: Spec, encoding: Encoding, examples: pa.Table, known: dict[Part
             files[TABLES[part]] = [str(folder / f"{part}.parquet")]
             pq.write_table(each.rows, files[TABLES[part]][0])
         encoding.save(folder / "encoding.json")
-        return Plan(files, "shop", spec, Train(launcher="local", epochs=1, batch_size=256), folder)
+        return Plan(files, "shop", spec, Train(launcher="local", epochs=1, min_steps=1, batch_size=256), folder)
 
     return write
 

@@ -15,6 +15,7 @@ from wares.model import baselines
 from wares.model.baselines import Factors, Lists, Neighbours, Past, baseline_lists, factors, neighbours, pasts
 from wares.model.encoding import Encoding
 from wares.model.evaluation import (
+    _better,
     _by_activity,
     _interval,
     _kept_promises,
@@ -210,6 +211,15 @@ def test_users_who_had_never_bought_are_measured_apart(
     assert found["cold"]["users"] == 1
     assert found["cold"]["popularity"]["ndcg@10"]["mean"] > 0.9  # some sold equally often
     assert re.search(r"^  0 baskets before .*, popularity 0\.9.*, of 1 users$", table(found), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("ranker", "low", "warned"), [("ease", 0.61, True), ("ease", 0.59, False), ("champion", 0.9, False), ("ease", None, False)]
+)
+def test_a_baseline_that_is_surely_better_is_told_of(ranker: str, low: float | None, warned: bool) -> None:
+    mean = None if low is None else 0.5
+    model = {"ndcg@10": {"mean": mean, "low": 0.4, "high": 0.6}}
+    assert _better({"wide_deep": model, ranker: {"ndcg@10": {"low": low}}}) == (["EASE"] if warned else [])
 
 
 def test_groups_by_activity_are_equally_large() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import yaml
 from wares.errors import ModelError, SettingsError
 from wares.model.spec import Spec, load_spec
 from wares.model.training import check_columns
+from wares.settings import validate
 
 
 def test_the_projects_spec_fits_the_examples() -> None:
@@ -21,6 +24,8 @@ def test_the_projects_spec_fits_the_examples() -> None:
         ({"side": "left"}, "side"),
         ({"from": "shelf.height"}, "from"),
         ({"kind": "magic"}, "magic"),
+        ({"name": ""}, "name: String should match"),
+        ({"name": "a/b c"}, "name: String should match"),
     ],
 )
 def test_a_spec_with_a_mistake_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -36,6 +41,23 @@ def test_a_spec_with_a_mistake_is_refused(tmp_path: Path, change: dict[str, Any]
     file.write_text(yaml.safe_dump({"network": {"hidden": [4, 2]}, "features": [feature]}))
     with pytest.raises(SettingsError, match=message):
         load_spec(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("network", "hidden", [0, 16]), "network.hidden.0: .* greater than 0"),
+        (("network", "hidden", [64, -1]), "network.hidden.1: .* greater than 0"),
+        (("features", -1, "buckets", 10**12), "buckets: .* less than or equal to 134217728"),
+        (("features", []), "features: .* at least 1 item"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(spec: Spec, change: tuple[Any, ...], message: str) -> None:
+    data = spec.model_dump(mode="json", by_alias=True)
+    *path, last, value = change
+    reduce(getitem, path, data)[last] = value
+    with pytest.raises(SettingsError, match=message):
+        validate(Spec, data, "spec.yaml")
 
 
 def test_a_cross_with_what_does_not_exist_is_refused(tmp_path: Path, spec: Spec) -> None:

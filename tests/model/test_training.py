@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from helpers import change_column, ranks_of
+from mlflow.entities.model_registry import ModelVersion
 from pyspark.sql import SparkSession
 from wares.errors import ModelError, RankError
 from wares.model import registry
@@ -33,8 +35,10 @@ from wares.model.plan import LAST, MEASURED, Plan
 from wares.model.reader import EXAMPLES, Batches, Known, read_known, read_split
 from wares.model.scorer import Catalogue, Scorer
 from wares.model.spec import Part, Spec
-from wares.model.worker import Rate, finite_weights, ftrl_and_adam
-from wares.settings import Settings, Train
+from wares.model.worker import Rate, finite_weights, ftrl_and_adam, with_enough_steps
+from wares.settings import Lake, Mlflow, Settings, Train
+
+NO_RUN = "0" * 32
 
 
 def with_settings(plan: Plan, **settings: object) -> Plan:
@@ -233,6 +237,52 @@ def test_a_run_that_was_killed_is_told_by_the_next_of_its_source(settings: Setti
         found = {run: client.get_run(run_id).info.status for run, run_id in left.items()}
     assert found.pop(("shop", "train")) == "KILLED"
     assert set(found.values()) == {"RUNNING"}
+
+
+def test_a_model_whose_files_are_gone_gives_one_clear_error(settings: Settings) -> None:
+    gone = ModelVersion("wares_shop", "9", 0, run_id=NO_RUN)
+    registry.connect(settings)
+    with pytest.raises(ModelError, match=r"The files of wares_shop@9 are not where MLflow says they are"):
+        registry.load_network(gone)
+
+
+def test_a_lake_that_was_copied_does_not_train_into_the_other(settings: Settings, tmp_path: Path) -> None:
+    registry.experiment(registry.connect(settings), settings)
+    shutil.copy(Path(settings.lake.root) / "mlflow.db", tmp_path)
+    copied = settings.model_copy(update={"lake": Lake(root=str(tmp_path))})
+    client = registry.connect(copied)
+    with pytest.raises(ModelError, match="This lake has been copied or moved"):
+        registry.experiment(client, copied)
+    named = copied.model_copy(update={"mlflow": Mlflow(experiment="other")})
+    assert client.get_experiment(registry.experiment(client, named)).artifact_location == f"file://{tmp_path}/mlartifacts"
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs", "fitting"),
+    [
+        (2_835_493, 1, (1024, 1)),
+        (1_024_000, 1, (1024, 1)),
+        (512_000, 1, (512, 1)),  # batches of half as many rows
+        (512_000, 2, (1024, 2)),
+        (35_000, 1, (256, 8)),  # 1,000 batches of 256 are 7.3 times the rows
+        (3_000, 1, (256, 30)),  # however few there are
+        (3_000, 50, (256, 50)),
+        (35_000, 20, (700, 20)),
+    ],
+)
+def test_few_rows_make_small_batches_and_many_epochs(rows: int, epochs: int, fitting: tuple[int, int]) -> None:
+    found = with_enough_steps(Train(epochs=epochs), rows)
+    assert (found.batch_size, found.epochs) == fitting
+
+
+def test_few_rows_are_seen_until_there_are_enough_steps(plan: Plan, spark: SparkSession) -> None:
+    launch(with_settings(plan, min_steps=30), spark)  # 30 batches of 256 rows are 2.7 times the rows
+    assert [epoch["part"] for epoch in plan.epochs()] == [pytest.approx(n / 3) for n in (1, 2, 3)]
+
+
+def test_a_network_that_got_worse_is_refused(plan: Plan, spark: SparkSession) -> None:
+    with pytest.raises(ModelError, match="The training has made the network worse than none"):
+        launch(with_settings(plan, learning_rate=1e4), spark)
 
 
 def test_what_watches_a_training_can_end_it(plan: Plan, spark: SparkSession) -> None:

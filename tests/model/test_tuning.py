@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -48,9 +47,15 @@ def test_what_is_tried_lies_in_the_space(tmp_path: Path, now: Setup) -> None:
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"train": {"rate": {"low": 1, "high": 2}}}, "rate: unknown key"),
+        ({"train": {"rate": {"low": 1, "high": 2}}}, "train.rate.*should be .learning_rate."),
         ({"train": {"epochs": {"low": 0, "high": 2}}}, "epochs: .* greater than or equal to 1"),
         ({"train": {"epochs": {"low": 2, "high": 2}}}, "low must be less than high"),
+        ({"train": {"epochs": {"low": 1, "high": 3, "step": 0}}}, "step.* greater than 0"),
+        ({"train": {"epochs": {"low": 1, "high": 3, "step": 0.5}}}, "step must be a whole number"),
+        ({"train": {"learning_rate": {"low": 0.1, "high": float("inf")}}}, "high.* finite number"),
+        ({"train": {"learning_rate": {"low": 0.1, "high": 0.2, "steps": 3}}}, "range.steps: unknown key"),
+        ({"train": {"seed": {"low": 1, "high": 9}}}, "seed"),
+        ({"train": {}}, "nothing to try"),
         ({"network": {"match": {"low": 0, "high": 8, "log": True}}}, "low must be more than 0"),
         ({"network": {"match": {"choices": [8]}}}, "at least 2 items"),
         ({"features": {}}, "features: unknown key"),
@@ -62,7 +67,6 @@ def test_a_space_with_a_mistake_is_refused(tmp_path: Path, now: Setup, change: d
 
 
 def test_a_trial_that_is_worse_than_most_is_cut_short(plan: Plan) -> None:
-    plan = dataclasses.replace(plan, train=plan.train.model_copy(update={"epochs": 2}))
     study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner())
     for loss in (0.1, 0.2, 0.3, 0.4, 0.5):
         trial = study.ask()
@@ -73,7 +77,7 @@ def test_a_trial_that_is_worse_than_most_is_cut_short(plan: Plan) -> None:
         watch = watcher(trial, plan)
         (plan.folder / EPOCHS).unlink(missing_ok=True)
         watch()  # before the end of an epoch there is nothing to judge by
-        (plan.folder / EPOCHS).write_text(json.dumps([{"validation_loss": loss}]))
+        (plan.folder / EPOCHS).write_text(json.dumps([{"validation_loss": loss, "part": 0.5}]))
         if is_pruned:
             with pytest.raises(optuna.TrialPruned):
                 watch()

@@ -196,7 +196,20 @@ def table(report: Report) -> str:
     if of_model["calibration"]["mean"] is not None:
         told = f"{of_model['calibration']['mean']:.2f} purchases for each one that the lists' probabilities promise"
         lines.append(f"wide & deep: {told}; log loss {of_model['log_loss']['mean']:.5f}, AUC {of_model['auc']['mean']:.4f}")
+    for purchases in PURCHASES:
+        if better := _better(report[purchases]):
+            lines.append(
+                f"warning: of {purchases.replace('_', '-')} purchases {' and '.join(better)} finds more than wide & deep"
+            )
     return "\n".join(lines)
+
+
+def _better(of: dict[str, Any]) -> list[str]:
+    """The names of the baselines that rank the same users better beyond chance: whose interval lies above the model's."""
+    model = of["wide_deep"][f"ndcg@{K}"]
+    if model["mean"] is None:
+        return []
+    return [name for ranker, name in BASELINES.items() if ranker in of and of[ranker][f"ndcg@{K}"]["low"] > model["high"]]
 
 
 def _shown(interval: dict[str, float]) -> str:

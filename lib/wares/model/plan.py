@@ -62,7 +62,8 @@ class Plan:
         return Plan(plan["files"], plan["source"], spec, train, path.parent, plan["checkpoint"], plan["only_measured"])
 
     def epochs(self) -> list[dict[str, float]]:
-        """What the training has measured so far, an epoch each: loss, validation_loss, samples_per_second, seconds."""
+        """What the training has measured so far, an epoch each: the part of the first stage that it ended, loss,
+        validation_loss, samples_per_second, seconds."""
         file = self.folder / EPOCHS
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
 

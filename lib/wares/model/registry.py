@@ -72,11 +72,21 @@ def connect(settings: Settings) -> MlflowClient:
 
 
 def experiment(client: MlflowClient, settings: Settings) -> str:
-    """The id of the experiment, made if it is new, with its artifacts beside the SQLite file."""
+    """The id of the experiment, made if it is new, with its artifacts beside the SQLite file.
+
+    Raises:
+        ModelError: The SQLite file came here from another lake, into which its artifacts would go.
+    """
+    beside = None if settings.mlflow.tracking_uri else (Path(settings.lake.root).absolute() / "mlartifacts").as_uri()
     found = client.get_experiment_by_name(settings.mlflow.experiment)
+    if found is not None and beside not in (None, found.artifact_location):
+        raise ModelError(
+            "This lake has been copied or moved, and its models have not.",
+            found=f"MLflow keeps the files of the experiment {found.name} in {found.artifact_location}",
+            do="set mlflow.experiment to another name, or remove mlflow.db and mlartifacts of this lake; then train again",
+        )
     if found is not None:
         return str(found.experiment_id)
-    beside = None if settings.mlflow.tracking_uri else (Path(settings.lake.root).absolute() / "mlartifacts").as_uri()
     return str(client.create_experiment(settings.mlflow.experiment, artifact_location=beside))
 
 
@@ -95,8 +105,12 @@ def champion(client: MlflowClient, source: str) -> ModelVersion | None:
 
 
 def load_network(version: ModelVersion, weights: str = LAST) -> Network:
-    """The network of a registered version, as numpy weights: no TensorFlow is needed."""
-    return read_network(Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=FILES)), weights)
+    """The network of a registered version, as numpy weights: no TensorFlow is needed.
+
+    Raises:
+        ModelError: Its files are not there.
+    """
+    return read_network(_downloaded(version, FILES), weights)
 
 
 def read_network(folder: Path, weights: str = LAST) -> Network:
@@ -107,10 +121,23 @@ def read_network(folder: Path, weights: str = LAST) -> Network:
 
 
 def read_json(version: ModelVersion, name: str) -> dict[str, Any]:
-    """A JSON artifact of the run that made a version."""
-    return json.loads(
-        Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=name)).read_text(encoding="utf-8")
-    )
+    """A JSON artifact of the run that made a version.
+
+    Raises:
+        ModelError: It is not there.
+    """
+    return json.loads(_downloaded(version, name).read_text(encoding="utf-8"))
+
+
+def _downloaded(version: ModelVersion, name: str) -> Path:
+    try:
+        return Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=name))
+    except (MlflowException, OSError) as error:
+        raise ModelError(
+            f"The files of {version.name}@{version.version} are not where MLflow says they are.",
+            found=f"no {name} of run {version.run_id}: {str(error).splitlines()[0]}",
+            do="bring them back, or the lake to where it was; or remove the version and the alias `champion` and train again",
+        ) from None
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """The registered model as others load it: `mlflow.pyfunc.load_model("models:/wares_SOURCE@champion")`.
 
-It takes rows with the feature columns of gold.examples and returns the probability of a purchase for each, computed by
-the Keras network itself. MLflow runs this file when it loads the model.
+It takes rows with a column for each feature, as the model's signature names them: the columns of gold.user_features,
+product_features, pair_features, type_features and affinities, joined, each with the name of its part before it, such as
+`user_baskets`, but for `product_id`. Null stands for a past that is not there. It returns the probability of a purchase for
+each row, computed by the Keras network itself. MLflow runs this file when it loads the model.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ class WideDeep(mlflow.pyfunc.PythonModel):
     def predict(
         self, context: mlflow.pyfunc.PythonModelContext, model_input: pd.DataFrame, params: dict[str, object] | None = None
     ) -> pd.DataFrame:
-        rows = pa.Table.from_pandas(model_input, preserve_index=False)
+        wanted = [feature.column for feature in self._spec.stored]
+        if missing := sorted(set(wanted) - set(model_input.columns)):
+            raise ValueError(f"columns of features are missing: {', '.join(missing)}; one that is not known may be null")
+        rows = pa.Table.from_pandas(model_input[wanted], preserve_index=False)
         logits = self._network.predict(encode_parts(self._spec, self._encoding, rows), batch_size=8192, verbose=0)[:, 0]
         return pd.DataFrame({"probability": 1 / (1 + np.exp(-logits))})
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from wares.settings import read_yaml, validate
 
@@ -16,6 +16,9 @@ of how well the product goes with what the user bought."""
 
 PARTS: tuple[Part, ...] = ("user", "product", "pair", "type", "affinity")
 
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z_0-9]*$")]
+"""Of a feature: it names layers of the network."""
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,7 +27,7 @@ class _Model(BaseModel):
 class _Stored(_Model):
     """A feature that stands in a column of a feature table."""
 
-    name: str
+    name: Name
     origin: str = Field(alias="from", pattern=r"^(user|product|pair|type|affinity)\.[a-z_0-9]+$")
     side: Literal["wide", "deep", "both"]
 
@@ -91,11 +94,11 @@ class Sequence(_Stored):
 class Cross(_Model):
     """Each value that the user has with what is offered: one weight for each bucket that the two are hashed into."""
 
-    name: str
+    name: Name
     kind: Literal["cross"]
     side: Literal["wide"]
     of: tuple[str, str]
-    buckets: int = Field(ge=2)
+    buckets: int = Field(ge=2, le=2**27, description="More would not fit beside the other weights: four bytes each, three times.")
 
 
 Feature = Annotated[Categorical | Numeric | Vector | Sequence | Cross, Field(discriminator="kind")]
@@ -104,7 +107,7 @@ Feature = Annotated[Categorical | Numeric | Vector | Sequence | Cross, Field(dis
 class Network(_Model):
     """The deep side's shape."""
 
-    hidden: tuple[int, int]
+    hidden: tuple[PositiveInt, PositiveInt]
     match: int = Field(0, ge=0)
 
 
@@ -112,7 +115,7 @@ class Spec(_Model):
     """All features and the shape of the network."""
 
     network: Network
-    features: tuple[Feature, ...]
+    features: tuple[Feature, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _fits(self) -> Spec:

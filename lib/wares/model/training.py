@@ -94,13 +94,15 @@ def train(store: Store, source: str) -> TrainOutcome:
             if name.startswith(("test.", "validation."))
         }
         holder = registry.champion(client, source)
+        if holder is None:  # somebody has taken the alias away
+            client.set_registered_model_alias(registry.model_name(source), registry.CHAMPION, found.version)
         return TrainOutcome(
             source,
             "unchanged",
             found.version,
             found.run_id,
             metrics,
-            holder is not None and holder.version == found.version,
+            holder is None or holder.version == found.version,
             time.monotonic() - started,
         )
     with tempfile.TemporaryDirectory(prefix="wares-train-") as folder, registry.run(client, store.settings, source) as run_id:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import mlflow
 import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, PositiveInt, Tag, model_validator
 
 from wares.errors import ModelError
 from wares.lake.store import Store
@@ -52,18 +52,24 @@ class Range(_Declared):
         step: What lies between two numbers that may be tried.
     """
 
-    low: int | float
-    high: int | float
+    low: int | FiniteFloat
+    high: int | FiniteFloat
     log: bool = False
-    step: int | float | None = None
+    step: PositiveInt | Annotated[FiniteFloat, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Range:
+        if self.is_whole and isinstance(self.step, float):
+            raise ValueError("between whole numbers step must be a whole number")
         if self.low >= self.high:
             raise ValueError("low must be less than high")
         if self.log and (self.low <= 0 or self.step):
             raise ValueError("with log, low must be more than 0, and there can be no step")
         return self
+
+    @property
+    def is_whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
     def ends(self) -> list[Any]:
@@ -76,8 +82,8 @@ class Range(_Declared):
         return value
 
     def suggest(self, trial: optuna.Trial, name: str) -> int | float:
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(name, self.low, self.high, step=int(self.step or 1), log=self.log)
+        if self.is_whole:
+            return trial.suggest_int(name, self.low, self.high, step=self.step or 1, log=self.log)
         found = trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
         return min(max(float(f"{found:.{DIGITS}g}"), self.low), self.high)
 
@@ -101,11 +107,27 @@ class Choice(_Declared):
         return json.loads(trial.suggest_categorical(name, [json.dumps(choice) for choice in self.choices]))
 
 
+Tried = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[Choice, Tag("choice")],
+    Discriminator(
+        lambda told: "choice" if isinstance(told, Choice) or (isinstance(told, dict) and "choices" in told) else "range"
+    ),
+]
+Tuned = Literal["learning_rate", "ftrl_learning_rate", "batch_size", "epochs", "min_steps", "precision"]
+"""Settings that change what is learned. Not the seed: the best of several is the luckiest."""
+
+
 class Space(_Declared):
     """What is tried: settings of the training, and the network of the feature spec."""
 
-    train: dict[str, Range | Choice] = Field(default_factory=dict)
-    network: dict[str, Range | Choice] = Field(default_factory=dict)
+    train: dict[Tuned, Tried] = Field(default_factory=dict)
+    network: dict[str, Tried] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _tries(self) -> Space:
+        if not self.tried:
+            raise ValueError("nothing to try: name settings under `train` or `network`")
+        return self
 
     @property
     def tried(self) -> dict[str, Range | Choice]:
@@ -287,8 +309,8 @@ def watcher(trial: optuna.Trial, plan: Plan) -> Callable[[], None]:
     def watch() -> None:
         nonlocal told
         epochs = plan.epochs()
-        for number, measured in enumerate(epochs[told:], told + 1):
-            trial.report(-measured["validation_loss"], 100 * number // plan.train.epochs)
+        for measured in epochs[told:]:
+            trial.report(-measured["validation_loss"], int(100 * measured["part"]))
         if len(epochs) > told and trial.should_prune():
             raise optuna.TrialPruned()
         told = len(epochs)
