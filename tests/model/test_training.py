@@ -264,9 +264,9 @@ def test_a_lake_that_was_copied_does_not_train_into_the_other(settings: Settings
         (1_024_000, 1, (1024, 1)),
         (512_000, 1, (512, 1)),  # batches of half as many rows
         (512_000, 2, (1024, 2)),
-        (35_000, 1, (256, 8)),  # 1,000 batches of 256 are 7.3 times the rows
-        (3_000, 1, (256, 30)),  # however few there are
-        (3_000, 50, (256, 50)),
+        (35_000, 1, (64, 2)),  # 1,000 batches of 64 are 1.8 times the rows
+        (1_000, 1, (64, 30)),  # however few there are
+        (1_000, 50, (64, 50)),
         (35_000, 20, (700, 20)),
     ],
 )
@@ -276,7 +276,7 @@ def test_few_rows_make_small_batches_and_many_epochs(rows: int, epochs: int, fit
 
 
 def test_few_rows_are_seen_until_there_are_enough_steps(plan: Plan, spark: SparkSession) -> None:
-    launch(with_settings(plan, min_steps=30), spark)  # 30 batches of 256 rows are 2.7 times the rows
+    launch(with_settings(plan, min_steps=100), spark)  # 100 batches of 64 are 2.2 times the rows
     assert [epoch["part"] for epoch in plan.epochs()] == [pytest.approx(n / 3) for n in (1, 2, 3)]
 
 
