@@ -79,15 +79,15 @@ def experiment(client: MlflowClient, settings: Settings) -> str:
     """
     beside = None if settings.mlflow.tracking_uri else (Path(settings.lake.root).absolute() / "mlartifacts").as_uri()
     found = client.get_experiment_by_name(settings.mlflow.experiment)
-    if found is not None and beside not in (None, found.artifact_location):
+    if found is None:
+        return str(client.create_experiment(settings.mlflow.experiment, artifact_location=beside))
+    if beside not in (None, found.artifact_location):
         raise ModelError(
             "This lake has been copied or moved, and its models have not.",
             found=f"MLflow keeps the files of the experiment {found.name} in {found.artifact_location}",
             do="set mlflow.experiment to another name, or remove mlflow.db and mlartifacts of this lake; then train again",
         )
-    if found is not None:
-        return str(found.experiment_id)
-    return str(client.create_experiment(settings.mlflow.experiment, artifact_location=beside))
+    return str(found.experiment_id)
 
 
 def with_fingerprint(client: MlflowClient, source: str, fingerprint: str) -> ModelVersion | None:
