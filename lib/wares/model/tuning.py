@@ -310,7 +310,7 @@ def watcher(trial: optuna.Trial, plan: Plan) -> Callable[[], None]:
         nonlocal told
         epochs = plan.epochs()
         for measured in epochs[told:]:
-            trial.report(-measured["validation_loss"], int(100 * measured["part"]))
+            trial.report(-measured["validation_loss"], round(100 * measured["part"]))
         if len(epochs) > told and trial.should_prune():
             raise optuna.TrialPruned()
         told = len(epochs)
