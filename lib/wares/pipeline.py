@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from pyspark.sql import SparkSession
 
 from wares.cli import Job, explain, load_file
 from wares.errors import ConflictError, RankError, SettingsError, WaresError
 from wares.lake.registry import downstream
 from wares.report import page
-from wares.settings import PROJECT, read_yaml, validate
+from wares.settings import PROJECT, Declared, read_yaml, validate
 from wares.tables import TABLES
 
 PIPELINE = "conf/pipeline.yaml"
@@ -32,11 +32,7 @@ class JobTimeout(WaresError):
     """A job took longer than the pipeline allows."""
 
 
-class _Declared(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Task(_Declared):
+class Task(Declared):
     """A job's place in the pipeline.
 
     Args:
@@ -50,7 +46,7 @@ class Task(_Declared):
     timeout_minutes: float = Field(60, gt=0)
 
 
-class Pipeline(_Declared):
+class Pipeline(Declared):
     """Which jobs there are, and when they run.
 
     Args:

@@ -17,11 +17,13 @@ PROJECT = Path(__file__).resolve().parents[2]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Settings(BaseModel):
+class Declared(BaseModel):
+    """What a YAML file declares: it does not change, and a key that nobody knows is a mistake."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Lake(_Settings):
+class Lake(Declared):
     """Where the tables live."""
 
     root: str = Field("lake", description="Folder or URI that holds the layers; relative to the working directory.")
@@ -40,7 +42,7 @@ class Lake(_Settings):
         return secret
 
 
-class Spark(_Settings):
+class Spark(Declared):
     """How the session is started where the platform has not started one."""
 
     master: str = "local[2]"
@@ -49,7 +51,7 @@ class Spark(_Settings):
     conf: dict[str, str] = Field(default_factory=dict, description="More Spark settings, passed on as they are.")
 
 
-class Train(_Settings):
+class Train(Declared):
     """The training run."""
 
     launcher: Literal["local", "horovodrun", "spark"] = "horovodrun"
@@ -84,7 +86,7 @@ class Train(_Settings):
         return self
 
 
-class Score(_Settings):
+class Score(Declared):
     """The batch scoring run."""
 
     top_k: int = Field(10, ge=1)
@@ -94,14 +96,14 @@ class Score(_Settings):
     )
 
 
-class Mlflow(_Settings):
+class Mlflow(Declared):
     """Where runs and models are kept."""
 
     tracking_uri: str | None = Field(None, description="An SQLite file beside the lake where none is given.")
     experiment: str = "wares"
 
 
-class Settings(_Settings):
+class Settings(Declared):
     """Everything that a job may be told."""
 
     sources: tuple[str, ...] = Field(("completejourney",), description="Names in conf/sources, or paths of YAML files.")

@@ -13,7 +13,7 @@ from typing import Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from py4j.java_gateway import JavaGateway, JavaObject, is_instance_of
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
@@ -26,7 +26,7 @@ from wares.lake.failures import first_line
 from wares.lake.java import java_class
 from wares.lake.labels import CLOSED, INTERNAL, Label, join
 from wares.lake.table import APPEND, Column, Table
-from wares.settings import PROJECT, find_file, read_yaml, validate
+from wares.settings import PROJECT, Declared, find_file, read_yaml, validate
 
 FILE, POSITION, ARRIVED, MALFORMED = "_file", "_position", "_arrived", "_malformed"
 VIOLATIONS, RAW, ZONE = "_violations", "_raw", "_business_timezone"
@@ -45,11 +45,7 @@ WIDER = {
 VIOLATION = StructType([StructField(name, StringType()) for name in ("rule", "severity", "value")])
 
 
-class _Declared(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RawColumn(_Declared):
+class RawColumn(Declared):
     """A column of a raw file. One that nobody tagged is closed: RESTRICTED with all categories.
 
     Args:
@@ -69,7 +65,7 @@ class RawColumn(_Declared):
         return str(Label.parse(text))
 
 
-class Entity(_Declared):
+class Entity(Declared):
     """One kind of raw file.
 
     Args:
@@ -94,7 +90,7 @@ class Entity(_Declared):
         return self
 
 
-class Mapping(_Declared):
+class Mapping(Declared):
     """How the rows of one entity become rows of a silver table: Spark SQL expressions by column."""
 
     entity: str = Field(alias="from")
@@ -102,7 +98,7 @@ class Mapping(_Declared):
     columns: dict[str, str]
 
 
-class Source(_Declared):
+class Source(Declared):
     """A shop's files.
 
     Args:

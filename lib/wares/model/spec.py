@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from wares.settings import read_yaml, validate
+from wares.settings import Declared, read_yaml, validate
 
 Part = Literal["user", "product", "pair", "type", "affinity"]
 """Which feature table a feature comes from: of the user, the product, the user and the product, the user and the type, and
@@ -20,11 +20,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z_0-9]*$")]
 """Of a feature: it names layers of the network."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Stored(_Model):
+class _Stored(Declared):
     """A feature that stands in a column of a feature table."""
 
     name: Name
@@ -91,7 +87,7 @@ class Sequence(_Stored):
     length: int = Field(ge=1)
 
 
-class Cross(_Model):
+class Cross(Declared):
     """Each value that the user has with what is offered: one weight for each bucket that the two are hashed into."""
 
     name: Name
@@ -104,14 +100,14 @@ class Cross(_Model):
 Feature = Annotated[Categorical | Numeric | Vector | Sequence | Cross, Field(discriminator="kind")]
 
 
-class Network(_Model):
+class Network(Declared):
     """The deep side's shape."""
 
     hidden: tuple[PositiveInt, PositiveInt]
     match: int = Field(0, ge=0)
 
 
-class Spec(_Model):
+class Spec(Declared):
     """All features and the shape of the network."""
 
     network: Network

@@ -18,7 +18,7 @@ import mlflow
 import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, FiniteFloat, PositiveInt, Tag, model_validator
 
 from wares.errors import ModelError
 from wares.lake.store import Store
@@ -27,7 +27,7 @@ from wares.model.evaluation import Report
 from wares.model.plan import MEASURED, Plan
 from wares.model.spec import Network, Spec, load_spec
 from wares.model.training import check_columns, files, fingerprint_of, fit, measure, pinned
-from wares.settings import Settings, Train, read_yaml, validate
+from wares.settings import Declared, Settings, Train, read_yaml, validate
 
 SAMPLERS: dict[str, Callable[..., optuna.samplers.BaseSampler]] = {
     "random": optuna.samplers.RandomSampler,
@@ -40,11 +40,7 @@ DIGITS = 3
 """Significant digits of a number that is tried: more make no difference, and nobody wants to copy them."""
 
 
-class _Declared(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Range(_Declared):
+class Range(Declared):
     """Numbers from `low` to `high`, both included; whole numbers if both are.
 
     Args:
@@ -88,7 +84,7 @@ class Range(_Declared):
         return min(max(float(f"{found:.{DIGITS}g}"), self.low), self.high)
 
 
-class Choice(_Declared):
+class Choice(Declared):
     """One of some values, which Optuna is told as JSON: it takes no lists."""
 
     choices: tuple[Any, ...] = Field(min_length=2)
@@ -117,7 +113,7 @@ Tuned = Literal["learning_rate", "ftrl_learning_rate", "batch_size", "epochs", "
 """Settings that change what is learned. Not the seed: the best of several is the luckiest."""
 
 
-class Space(_Declared):
+class Space(Declared):
     """What is tried: settings of the training, and the network of the feature spec."""
 
     train: dict[Tuned, Tried] = Field(default_factory=dict)
