@@ -21,7 +21,8 @@ from wares.model.plan import PROGRESS, Plan, refusal
 from wares.settings import Train, find_file
 
 LIB = Path(__file__).resolve().parents[2]
-LINES_KEPT = 60
+LINES_KEPT = 1000
+"""How many last lines of a run the reason of its end is sought in: each rank that ends after it leaves some twenty."""
 COOLDOWN = ("5", "300")
 """For how many seconds a host whose rank died gets no new one: two to three times the first, twice that each time, at most
 the second."""
