@@ -104,6 +104,11 @@ def champion(client: MlflowClient, source: str) -> ModelVersion | None:
         return None
 
 
+def crown(client: MlflowClient, version: ModelVersion) -> None:
+    """Make a version the champion of its source, in place of the one so far."""
+    client.set_registered_model_alias(version.name, CHAMPION, version.version)
+
+
 def load_network(version: ModelVersion, weights: str = LAST) -> Network:
     """The network of a registered version, as numpy weights: no TensorFlow is needed.
 

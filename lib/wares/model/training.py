@@ -95,7 +95,7 @@ def train(store: Store, source: str) -> TrainOutcome:
         }
         holder = registry.champion(client, source)
         if holder is None:  # somebody has taken the alias away
-            client.set_registered_model_alias(registry.model_name(source), registry.CHAMPION, found.version)
+            registry.crown(client, found)
         return TrainOutcome(
             source,
             "unchanged",
@@ -121,7 +121,7 @@ def train(store: Store, source: str) -> TrainOutcome:
         remove_checkpoints(store.settings, source)
         better = is_better(reports["validation"])
         if better:
-            client.set_registered_model_alias(registry.model_name(source), registry.CHAMPION, version.version)
+            registry.crown(client, version)
     return TrainOutcome(source, "trained", version.version, run_id, metrics, better, time.monotonic() - started)
 
 
