@@ -8,13 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
+from wares import stop
 from wares.cli import Job, call, explain
 from wares.errors import SourceError
 from wares.settings import PROJECT
+from wares.stop import SIGNALS, STOPPED, STOPPING
 
 
 def never(job: Job) -> None:
@@ -46,22 +50,48 @@ def test_wrong_options_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert end.value.code == 2
 
 
-def test_ctrl_c_is_told_in_one_line_whatever_cleaning_up_comes_to(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_is_answered_at_once_whatever_cleaning_up_comes_to(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(job: Job) -> None:
         try:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
         finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # a second one does not disturb the cleaning up
             raise RuntimeError("the JVM is gone")
 
     try:
         assert call(interrupted, "silver", "", ["--set", "sources=[]"]) == 130
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        logging.disable(logging.NOTSET)
-    told = capsys.readouterr()
-    assert told.err.startswith("stopped; nothing half-written is visible")
-    assert len(told.err.splitlines()) == 1
+        restore_signals()
+    assert capsys.readouterr().err == f"{STOPPING}\n{STOPPED}\n"
+
+
+def test_a_signal_cancels_what_spark_is_at_work_on_and_leaves_the_jvm_to_clean_up(spark: SparkSession, tmp_path: Path) -> None:
+    tidied: list[int] = []
+
+    def at_work(job: Job) -> None:
+        with job.store():
+            threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+            try:
+                job.spark.range(10**13).selectExpr("sum(hash(id))").collect()
+            finally:  # what was said to the JVM before is answered by now: this is the answer to this question
+                tidied.append(job.spark.range(7).selectExpr("max(id)")._jdf.schema().length())
+
+    started = time.monotonic()
+    try:
+        assert call(at_work, "silver", "", ["--set", "sources=[]", f"lake.root={tmp_path}"]) == 143
+    finally:
+        restore_signals()
+    assert time.monotonic() - started < 30
+    assert tidied == [1]
+    assert spark.range(3).count() == 3
+
+
+def restore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    logging.disable(logging.NOTSET)
+    stop._stopping.clear()
 
 
 def raised(error: Exception) -> Exception:
@@ -120,6 +150,34 @@ def test_an_option_that_cannot_be_meant_is_refused_before_spark_starts(tmp_path:
     ended = submit(tmp_path, "jobs/lineage.py", "--column", "spend_90d")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.endswith("'spend_90d' names no column of a table: write it as layer.table.column\n")
+
+
+JOB = """
+from wares.cli import main
+
+def run(job):
+    print("master", job.spark.sparkContext.master, flush=True)
+    with job.store():
+        job.spark.range(10**13).selectExpr("sum(hash(id))").collect()
+
+main(run, "works for ever")
+"""
+
+
+def test_a_job_under_spark_submit_has_the_masters_that_was_asked_for_and_stops_at_once(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(JOB, encoding="utf-8")
+    command = [PROJECT / "spark-submit.sh", "--master", "local[3]", "work.py", "--set", "lake.root=lake"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert next(line for line in process.stdout if line.startswith("master")) == "master local[3]\n"
+        time.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        told = next(line for line in process.stderr if line.startswith("stopping"))
+        at_once = time.monotonic() - started
+        _, rest = process.communicate(timeout=60)
+    assert (process.returncode, told, rest) == (143, f"{STOPPING}\n", f"{STOPPED}\n")
+    assert at_once < 5
+    assert not [line for line in os.popen("ps -eo args").read().splitlines() if str(tmp_path) in line]
 
 
 def test_a_job_that_does_not_exist(tmp_path: Path) -> None:

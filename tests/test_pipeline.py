@@ -89,7 +89,7 @@ def test_a_failed_job_stops_those_that_wait_for_it_and_no_others() -> None:
 def test_a_job_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE", 0.1)
     cancelled = []
-    spark = SimpleNamespace(sparkContext=SimpleNamespace(cancelAllJobs=lambda: cancelled.append(True)))
+    spark = SimpleNamespace(sparkContext=SimpleNamespace(cancelJobsWithTag=lambda tag: cancelled.append(True)))
     started = time.monotonic()
     with pytest.raises(JobTimeout) as error, deadline(spark, "train", 0.2 / 60):
         time.sleep(30)

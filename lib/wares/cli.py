@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import logging
-import signal
 import sys
 import traceback
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -12,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 
 from pyspark.sql import SparkSession
 
@@ -23,6 +21,7 @@ from wares.lake.sources import load_source
 from wares.lake.store import Store
 from wares.report import Report
 from wares.settings import Settings, load_settings
+from wares.stop import STOPPED, Stop
 from wares.tables import TABLES
 
 
@@ -51,9 +50,6 @@ class Job:
         return Store(self.spark, self.settings, TABLES, self.name)
 
 
-STOPPED, STOPPED_TEXT = 130, "stopped; nothing half-written is visible, and the job can be run again at any time"
-"""The exit code after Ctrl-C, and what is said then."""
-
 AddOptions = Callable[[ArgumentParser], None]
 """The function `options` of a job file, which adds options of the job's own."""
 
@@ -64,7 +60,8 @@ def parser(name: str, description: str, add_options: AddOptions | None = None) -
         prog=f"./spark-submit.sh jobs/{name}.py",
         description=description,
         formatter_class=RawDescriptionHelpFormatter,
-        epilog="Settings and what they mean: README.md. Exit codes: 0 done, 1 failed, 2 wrong options, 130 stopped.",
+        epilog="Settings and what they mean: README.md. Exit codes: 0 done, 1 failed, 2 wrong options, 130 stopped by Ctrl-C, "
+        "143 stopped by SIGTERM.",
     )
     if add_options:
         add_options(options)
@@ -133,55 +130,30 @@ def call(
     arguments: list[str],
     add_options: AddOptions | None = None,
 ) -> int:
-    """Run a job and return its exit code: 0, 1 after an error (which is printed), or 130 after Ctrl-C.
+    """Run a job and return its exit code: 0, 1 after an error (which is printed), or 128 + the signal that stopped it.
 
     Where a job has an option `--json` and it is given, nothing is printed but what the job itself prints.
     """
     options = parser(name, description or "", add_options).parse_args(arguments)
+    stop = Stop(quiet=came_by_script(), debug=options.debug)
     try:
         settings = settings_of(options)
-        _stop_on_ctrl_c(options.debug)
+        stop.listen()
         spark = open_session(settings, name)
-        _stop_on_ctrl_c(options.debug)  # once more, since PySpark has put its own handler there
+        stop.listen()  # once more, since PySpark has put its own handler there
         report = Report(spark, quiet=getattr(options, "json", False))
         with report.job(name):
             run(Job(name, settings, spark, report, options.debug, options))
-    except KeyboardInterrupt:
-        return _stopped()
-    except Exception as error:
-        if _is_of_ctrl_c(error):
-            return _stopped()
+    except BaseException as error:
+        if stop.number is not None:  # whatever cleaning up came to
+            if not came_by_script():  # else the script says so
+                print(STOPPED, file=sys.stderr, flush=True)
+            return 128 + stop.number
+        if not isinstance(error, Exception):
+            raise
         print(explain(error, options.debug), file=sys.stderr, flush=True)
         return 1
     return 0
-
-
-def _stop_on_ctrl_c(debug: bool) -> None:
-    """Let Ctrl-C raise KeyboardInterrupt and nothing else.
-
-    PySpark's own handler calls the JVM in the middle of whatever was being said to it, which fails; the jobs that it would
-    cancel end with the session.
-    """
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        if not debug:
-            logging.disable()  # the JVM ends by Ctrl-C too, of which py4j logs stack traces
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, stop)
-
-
-def _is_of_ctrl_c(error: BaseException | None) -> bool:
-    """Whether an error came of cleaning up after Ctrl-C, which ends the JVM too."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
-def _stopped() -> int:
-    if not came_by_script():  # else the script says so
-        print(STOPPED_TEXT, file=sys.stderr)
-    return STOPPED
 
 
 def explain(error: Exception, debug: bool) -> str:

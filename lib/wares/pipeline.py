@@ -21,6 +21,7 @@ from wares.errors import ConflictError, RankError, SettingsError, WaresError
 from wares.lake.registry import downstream
 from wares.report import page
 from wares.settings import PROJECT, Declared, read_yaml, validate
+from wares.stop import cancel_work, is_stopping
 from wares.tables import TABLES
 
 PIPELINE = "conf/pipeline.yaml"
@@ -153,6 +154,8 @@ def _run_job(name: str, task: Task, run: Callable[[str, Task], None], failed: Ca
             run(name, task)
             return Step(name, "done", time.monotonic() - started)
         except Exception as error:
+            if is_stopping():  # what was at work has been cancelled
+                raise
             left = left if may_mend(error) else 0
             failed(name, error, left)
             if left == 0:
@@ -194,7 +197,7 @@ def deadline(spark: SparkSession, name: str, minutes: float) -> Iterator[None]:
         if ended.wait(minutes * 60):
             return
         late.set()
-        spark.sparkContext.cancelAllJobs()
+        cancel_work(spark.sparkContext)
         if not ended.wait(GRACE):
             os.kill(os.getpid(), signal.SIGALRM)  # whatever the main thread waits for, such as training, ends with this
 

@@ -54,8 +54,7 @@ class Report:
 
     def upkeep(self, done: Upkeep) -> None:
         """Say what was done to a table."""
-        kept = f"; older ones stay for {done.kept_for}" if done.kept_for else ""
-        self.say(f"{done.seconds:>7.1f} s  {done.table}: {done.compacted:,} files put together, {done.removed:,} deleted{kept}")
+        self.say(f"{done.seconds:>7.1f} s  {done.table}: {done}")
 
     def model(self, outcome: TrainOutcome) -> None:
         """Say what became of a training run."""

@@ -6,19 +6,23 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import pyspark
 
 from wares.errors import SettingsError, WaresError
 
 try:
-    from wares.cli import STOPPED, STOPPED_TEXT, description_of, explain, options_of, parser, settings_of
+    from wares.cli import description_of, explain, options_of, parser, settings_of
 except WaresError as error:  # of a table file, all of which are loaded with the jobs' options
     raise SystemExit(f"error: {error}") from None
-from wares.lake.session import spark_conf
+from wares.lake.session import BY_SCRIPT, spark_conf
 from wares.settings import PROJECT, Settings, find_file
+from wares.stop import SIGNALS, STOPPED, STOPPING
 
 USAGE = """usage: ./spark-submit.sh [SPARK OPTIONS] jobs/NAME.py
        [--settings FILE] [--source NAME|FILE ...] [--set KEY=VALUE ...] [--debug] [OPTIONS OF THE JOB]
@@ -30,6 +34,8 @@ ALONE = {"--verbose", "-v", "--supervise", "--version", "--help", "-h"}
 """The options of Spark's spark-submit that no value follows."""
 
 SPARK_HOME = Path(pyspark.__file__).parent
+PATIENCE = 12.0
+"""Seconds that a job has to stop by itself after a signal."""
 ONE_MACHINE = ("spark.driver.host", "spark.driver.bindAddress")
 """Settings of a session on one machine that would cut it off from a cluster."""
 
@@ -53,18 +59,62 @@ def main() -> None:
 
 
 def run(command: list[str], environ: dict[str, str]) -> int:
-    """The exit code of spark-submit, which gets the signals that this process gets.
+    """The exit code of spark-submit; 130 after Ctrl-C and 143 after SIGTERM, both answered at once.
 
-    Ctrl-C reaches all processes of a terminal. The JVM, through which the job prints, ends at once, so it is told here.
+    spark-submit is a JVM that starts the job's Python process. Ctrl-C reaches all processes of a terminal's group, and a JVM that
+    dies of it leaves its Python process in the middle of whatever was being said to it. So both run in a group of their own, in
+    which only the Python process listens to SIGINT: it stops Spark's work, takes away what is half-written, and ends the JVM.
+    Whoever has not ended after PATIENCE is ended from here.
     """
-    process = subprocess.Popen(command, env=environ)
-    signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    code = process.wait()
-    if code in (STOPPED, -signal.SIGINT):
-        print(STOPPED_TEXT, file=sys.stderr)
-        return STOPPED
+    stop = _Stop()
+    # A JVM and Python keep a signal ignored that was ignored when they started; `wares.stop` listens to it all the same.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process = subprocess.Popen(command, env=environ, start_new_session=True)
+    for number in SIGNALS:
+        signal.signal(number, stop)
+    code = None
+    while code is None:
+        try:
+            code = process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            if (sign := stop.due()) is not None:
+                os.killpg(process.pid, sign)
+    if stop.number is not None:
+        _end_group(process.pid)
+        print(STOPPED, file=sys.stderr, flush=True)
+        return 128 + stop.number
     return code if code >= 0 else 128 - code
+
+
+class _Stop:
+    """Answers the signals that stop a job, and tells which to pass on.
+
+    Attributes:
+        number: The first signal that came; None if none has.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._since, self._times = 0.0, 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._times += 1
+        if self.number is None:
+            self.number, self._since = number, time.monotonic()
+            print(STOPPING, file=sys.stderr, flush=True)
+
+    def due(self) -> signal.Signals | None:
+        """What to send to the job's processes now: SIGINT again and again, since one that comes while Python starts is lost."""
+        if self.number is None:
+            return None
+        late = time.monotonic() - self._since > PATIENCE
+        return signal.SIGKILL if late or self._times > 2 else signal.SIGINT
+
+
+def _end_group(group: int) -> None:
+    """End what is left of a group of processes."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def split(arguments: list[str]) -> tuple[list[str], Path | None, list[str]]:
@@ -119,6 +169,7 @@ def environment(user_master: str | None = None) -> dict[str, str]:
         "SPARK_HOME": str(SPARK_HOME),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT / "lib"), os.environ.get("PYTHONPATH")])),
         "PYSPARK_DRIVER_PYTHON": sys.executable,
+        BY_SCRIPT: "true",
     }
     if user_master is None or user_master.startswith("local"):
         mine["PYSPARK_PYTHON"] = sys.executable

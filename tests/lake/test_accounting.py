@@ -15,6 +15,7 @@ import pytest
 from helpers import HEADER, open_store, shop, write_csv, write_source
 from pyspark.sql import DataFrame, SparkSession
 from wares.lake.delta import Commit, Write
+from wares.lake.meta import Account
 from wares.lake.store import Outcome, Store
 
 
@@ -376,3 +377,23 @@ def test_rejected_rows_of_a_run_that_died_do_not_count(
     assert counts(open_store(spark, tmp_path, path).refresh("silver.orders")) == ("changed", 4, 2, 2, 0)
     rejected = open_store(spark, tmp_path, path).rejected("silver.orders").collect()
     assert sorted(json.loads(row["_raw"])["number"] for row in rejected) == ["2", "3"], "those of the dead run are gone"
+
+
+def test_a_table_that_nothing_provides_is_there_and_follows_a_source_that_comes(spark: SparkSession, tmp_path: Path) -> None:
+    declared = shop(tmp_path / "shop")
+    path = write_source(tmp_path, declared)
+    write_csv(tmp_path / "shop", "1.csv", "1,a,u1,p1,2024-03-01 10:00:00,2,1.50,")
+    with open_store(spark, tmp_path, path) as store:
+        store.ingest(path, "lines")
+        outcome = store.refresh("silver.users")
+        assert (outcome.status, outcome.account, store.read("silver.users").count()) == ("written", Account(0, 0), 0)
+        assert store.lake.labels("silver.users")["user_id"] == "CONFIDENTIAL + IDENTIFIER"
+    with open_store(spark, tmp_path, path) as store:
+        assert store.refresh("silver.users").status == "unchanged"
+        quality = store.read("meta.quality").where("`table` = 'silver.users'").collect()
+        assert [(row["rows_in"], row["kept"]) for row in quality] == [(0, 0)]
+    declared["tables"]["users"] = [{"from": "lines", "columns": {"user_id": "customer"}}]
+    path = write_source(tmp_path, declared)
+    with open_store(spark, tmp_path, path) as store:
+        assert store.refresh("silver.users").rows == (1, 0, 0)
+        assert [row["user_id"] for row in store.read("silver.users").collect()] == ["u1"]

@@ -31,6 +31,22 @@ def test_upstream_down_to_the_raw_file(store: Store) -> None:
     ]
 
 
+def test_a_depth_ends_the_tree(store: Store) -> None:
+    whole = ask(store, "gold.report.value")
+    near = ask(store, "gold.report.value", depth=2)
+    assert as_tree(ask(store, "gold.report.value", depth=1)).splitlines() == [
+        "gold.report.value [CONFIDENTIAL + BEHAVIOUR + FINANCIAL]",
+        "└─ silver.orders.value [CONFIDENTIAL + BEHAVIOUR + FINANCIAL]  AGGREGATION, TRANSFORMATION",
+    ]
+    assert len(as_tree(near).splitlines()) == 4
+    assert {str(edge.source) for edge in near.edges} == {
+        "silver.orders.value",
+        "bronze.shop_lines.price",
+        "bronze.shop_lines.quantity",
+    }
+    assert as_tree(ask(store, "gold.report.value", depth=9)) == as_tree(whole)
+
+
 def test_downstream_of_a_raw_column(store: Store) -> None:
     found = {str(edge.target) for edge in ask(store, "files.shop_lines.price", upstream=False).edges}
     assert found == {"bronze.shop_lines.price", "silver.orders.unit_price", "silver.orders.value", "gold.report.value"}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 from helpers import open_store, shop, write_csv, write_source
 from pyspark.sql import SparkSession
-from wares.lake.maintain import Upkeep, needed_versions
+from wares.lake.maintain import Upkeep, maintain, needed_versions
 from wares.lake.meta import Account, Mark
 
 DAY = 24 * 3600 * 1000
@@ -27,6 +30,14 @@ def test_the_slowest_reader_and_the_rejected_rows_are_needed() -> None:
     }
 
 
+def test_what_was_done_is_told_in_words() -> None:
+    assert str(Upkeep("t", 0, 0, 0, False, "", 0.1)) == "nothing to do"
+    assert str(Upkeep("t", 1200, 2, 3, True, "", 0.1)) == "1,200 small files became 2, 3 old files deleted, checkpoint written"
+    assert str(Upkeep("t", 0, 0, 0, False, "a, which has read version 0", 0.1)) == (
+        "nothing to do; older files stay for a, which has read version 0"
+    )
+
+
 @pytest.mark.slow
 def test_small_files_are_put_together_and_nothing_is_built_anew(spark: SparkSession, tmp_path: Path) -> None:
     path = write_source(tmp_path, shop(tmp_path))
@@ -42,10 +53,17 @@ def test_small_files_are_put_together_and_nothing_is_built_anew(spark: SparkSess
         store.maintain_all(lambda upkeep: done.setdefault(upkeep.table, upkeep))
     assert {"bronze.shop_lines", "silver.orders", "silver.orders_rejected", "meta.runs", "meta.watermarks"} <= done.keys()
     for name, state in before.items():
-        assert done[name].compacted >= 3 and len(store.files(name, store.version(name))) == 1
+        assert done[name].small >= 3 and done[name].large == 1 and len(store.files(name, store.version(name))) == 1
         assert store.lake.state(name) == state
         log = tmp_path / "lake" / name.replace(".", "/") / "_delta_log"
         assert (log / f"{store.version(name):020d}.checkpoint.parquet").exists()
+        assert str(done[name]) == f"{done[name].small} small files became 1, checkpoint written"
+    again: dict[str, Upkeep] = {}
+    with open_store(spark, tmp_path, path) as store:
+        versions = {name: store.version(name) for name in before}
+        store.maintain_all(lambda upkeep: again.setdefault(upkeep.table, upkeep))
+        assert {name: str(again[name]) for name in before} == dict.fromkeys(before, "nothing to do")
+        assert {name: store.version(name) for name in before} == versions
     with open_store(spark, tmp_path, path) as store:
         assert store.ingest(path, "lines").status == "unchanged"
         assert store.refresh("silver.orders").status == "unchanged"
@@ -84,3 +102,24 @@ def test_what_a_reader_has_not_consumed_stays_whatever_its_age(spark: SparkSessi
     assert done["silver.orders"].kept_for == ""
     with open_store(spark, tmp_path, path) as store:
         assert store.refresh("silver.orders").rows == (1, 0, 0)
+
+
+@pytest.mark.slow
+def test_old_files_go_and_only_they(spark: SparkSession, tmp_path: Path) -> None:
+    path = write_source(tmp_path, shop(tmp_path))
+    with open_store(spark, tmp_path, path) as store:
+        write_csv(tmp_path, "1.csv", "1,a,u1,p1,2024-03-01 10:00:00,2,1.50,")
+        store.ingest(path, "lines")
+    folder = tmp_path / "lake" / "bronze" / "shop_lines"
+    (kept,) = folder.glob("*.parquet")
+    left, young = folder / "part-left.parquet", folder / "part-young.parquet"  # such as killed runs leave behind
+    for file in (left, young):
+        shutil.copy(kept, file)
+    long_ago = time.time() - 100 * DAY / 1000
+    for file in (kept, left):
+        os.utime(file, (long_ago, long_ago))
+    with open_store(spark, tmp_path, path) as store:
+        done = maintain(store.lake, "bronze.shop_lines", None)
+        assert str(done) == "1 old files deleted, checkpoint written"
+        assert sorted(folder.glob("*.parquet")) == sorted([kept, young])
+        assert str(maintain(store.lake, "bronze.shop_lines", None)) == "nothing to do"

@@ -39,6 +39,9 @@ from wares.settings import Lake as LakeSettings
 ROWS_PER_FILE = 4_000_000
 """No file of a table has more rows, so that one large file from a source can be read by several cores later."""
 
+FORMAT = 2
+"""How the tables of a lake are laid out, as each commit names it: raised where a lake of before cannot be read or added to."""
+
 TRIES = 5
 """How often a row is appended to the store's own tables before two runs are said to be in each other's way."""
 
@@ -316,26 +319,57 @@ class Lake:
         made = self.commit_info(name, version).get("timestamp")
         return math.inf if made is None else time.time() - made / 1000
 
-    def compact(self, name: str, small: int) -> int:
-        """Put files of fewer than `small` bytes together; returns how many there were. No row changes."""
-        if not self.read(name).limit(1).count():  # nothing to put together, of which Delta makes an error
-            return 0
-        sizes = self._snapshot(name).allFiles()
-        if sizes.where(f"size < {small}").limit(2).count() < 2:
-            return 0
+    def is_checkpointed(self, name: str) -> bool:
+        """Whether the log has a checkpoint of the newest version."""
+        try:
+            with open_file(self.spark, f"{self._log(name).logPath().toString()}/_last_checkpoint") as stream:
+                last = json.loads(java_class(self.spark, IO).toByteArray(stream))
+        except Py4JJavaError as error:
+            if "FileNotFoundException" not in str(error.java_exception.getClass()):
+                raise
+            return False
+        return last["version"] == self._snapshot(name).version()
+
+    def compact(self, name: str, small: int) -> tuple[int, int]:
+        """Put files of fewer than `small` bytes together, if there are two or more; no row changes.
+
+        Returns:
+            How many files there were, and how many they have become.
+        """
+        snapshot = self._snapshot(name)
+        if snapshot.numOfFiles() < 2 or snapshot.allFiles().where(f"size < {small}").limit(2).count() < 2:
+            return 0, 0
+        if self.read(name).isEmpty():  # nothing to put together, of which Delta makes an error
+            return 0, 0
         self.spark.conf.set("spark.databricks.delta.optimize.minFileSize", str(small))
-        metrics = self._table(self.spark, name).optimize().executeCompaction().select("metrics.numFilesRemoved").collect()
-        return metrics[0]["numFilesRemoved"]
+        metrics = self._table(self.spark, name).optimize().executeCompaction()
+        (row,) = metrics.select("metrics.numFilesRemoved", "metrics.numFilesAdded").collect()
+        return row["numFilesRemoved"], row["numFilesAdded"]
 
     def vacuum(self, name: str, hours: int) -> int:
-        """Delete the files that no version of the last hours has; returns how many."""
-        before = self._file_count(name)
-        self._table(self.spark, name).vacuum(hours)
-        return before - self._file_count(name)
+        """Delete the files that no version of the last hours has; returns how many.
 
-    def _file_count(self, name: str) -> int:
-        path = self._log(name).dataPath()
-        return path.getFileSystem(self.spark._jsc.hadoopConfiguration()).getContentSummary(path).getFileCount()
+        Delta looks for them with several Spark jobs, so the folder is listed here first. The cost grows with its files.
+        """
+        oldest = time.time() * 1000 - hours * 3_600_000
+        old = {path for path, modified in self._data_files(name).items() if modified < oldest}
+        if not old or old <= {path.rpartition("/")[2] for path in self.read(name).inputFiles()}:
+            return 0
+        before = self._data_files(name).keys()
+        self.spark.conf.set("spark.databricks.delta.vacuum.logging.enabled", "false")
+        self._table(self.spark, name).vacuum(hours)
+        return len(before - self._data_files(name).keys())
+
+    def _data_files(self, name: str) -> dict[str, int]:
+        """The names of the files in a table's folder, less its log, with when they were modified in milliseconds."""
+        folder = self._log(name).dataPath()
+        listed = folder.getFileSystem(self.spark._jsc.hadoopConfiguration()).listFiles(folder, True)
+        found = {}
+        while listed.hasNext():
+            file = listed.next()
+            if "/_delta_log/" not in (path := file.getPath().toString()):
+                found[path.rpartition("/")[2]] = file.getModificationTime()
+        return found
 
     def checkpoint(self, name: str, clean_log: bool) -> None:
         """Write a checkpoint of the log, and, if `clean_log`, delete the log entries that are past their retention."""
@@ -384,7 +418,7 @@ class Lake:
 
     def note(self, name: str, note: Note) -> str:
         """A note as it stands in a commit."""
-        return json.dumps({"wares": {"run": self.run, "table": name, **note}})
+        return json.dumps({"wares": {"format": FORMAT, "run": self.run, "table": name, **note}})
 
 
 class Write:

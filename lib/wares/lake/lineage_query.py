@@ -49,13 +49,14 @@ class Answer:
     neighbours: Neighbours
 
 
-def ask(store: Store, column: str, upstream: bool = True, indirect: bool = False) -> Answer:
+def ask(store: Store, column: str, upstream: bool = True, indirect: bool = False, depth: int | None = None) -> Answer:
     """Follow the lineage of a column, as the newest commit of each table recorded it.
 
     Args:
         column: The column, as `layer.table.column`; `files.SOURCE_ENTITY.column` is one of a raw file.
         upstream: What it is made of; else, what is made of it.
         indirect: Take along what decides which rows there are.
+        depth: How many steps to follow at most; None for all.
 
     Raises:
         SettingsError: There is no such column, or no lineage yet.
@@ -68,7 +69,7 @@ def ask(store: Store, column: str, upstream: bool = True, indirect: bool = False
         )
     recorded = newest_edges(store)
     start = _find(store, recorded, column)
-    neighbours = neighbours_in(recorded, upstream, indirect)
+    neighbours = within(neighbours_in(recorded, upstream, indirect), start, depth)
     edges = reached(neighbours, start, upstream)
     refs = {start, *(ref for edge in edges for ref in (edge.source, edge.target))}
     return Answer(start, upstream, edges, _labels(store, refs), neighbours)
@@ -95,6 +96,19 @@ def newest_edges(store: Store) -> list[Edge]:
         )
         for row in newest.select("table", "column", "source_table", "source_column", "direct", "steps").distinct().collect()
     ]
+
+
+def within(neighbours: Neighbours, start: Ref, depth: int | None) -> Neighbours:
+    """The same steps, as far as they lie within so many steps of a column; all of them for None."""
+    if depth is None:
+        return neighbours
+    steps, nearest = {start: 0}, [start]
+    for here in nearest:
+        for there in neighbours(here) if steps[here] < depth else ():
+            if there not in steps:
+                steps[there] = steps[here] + 1
+                nearest.append(there)
+    return lambda ref: neighbours(ref) if steps.get(ref, depth) < depth else {}
 
 
 def reached(neighbours: Neighbours, start: Ref, upstream: bool) -> list[Edge]:

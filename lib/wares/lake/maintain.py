@@ -25,16 +25,30 @@ class Upkeep:
     """What was done to a table.
 
     Args:
-        compacted: How many small files were put together.
-        removed: How many files were deleted.
+        small: How many small files there were that have been put together; 0 if they were left alone.
+        large: How many files they have become.
+        removed: How many files were deleted that were past their retention.
+        checkpoint: Whether a checkpoint of the log was written.
         kept_for: What else than age keeps old files and log entries: the reader, and the version that it needs; or empty.
     """
 
     table: str
-    compacted: int
+    small: int
+    large: int
     removed: int
+    checkpoint: bool
     kept_for: str
     seconds: float
+
+    def __str__(self) -> str:
+        """What was done, in words: `5 small files became 1, 2 old files deleted, checkpoint written`."""
+        done = [
+            f"{self.small:,} small files became {self.large:,}" if self.small else "",
+            f"{self.removed:,} old files deleted" if self.removed else "",
+            "checkpoint written" if self.checkpoint else "",
+        ]
+        told = ", ".join(filter(None, done)) or "nothing to do"
+        return f"{told}; older files stay for {self.kept_for}" if self.kept_for else told
 
 
 def tables_to_maintain(lake: Lake, bronze: Iterable[str], tables: Iterable[str]) -> list[str]:
@@ -69,8 +83,9 @@ def maintain(lake: Lake, name: str, needed: tuple[int, str] | None) -> Upkeep:
     started = time.monotonic()
     retention = lake.settings.retention_days * 24 * HOUR
     age = lake.age(name, needed[0]) if needed and needed[0] < lake.version(name) else 0.0
-    compacted = lake.compact(name, SMALL)
+    small, large = lake.compact(name, SMALL)
     removed = lake.vacuum(name, math.ceil(max(retention, age + HOUR) / HOUR))
-    lake.checkpoint(name, clean_log=age < retention)
+    if due := not lake.is_checkpointed(name):
+        lake.checkpoint(name, clean_log=age < retention)
     kept_for = f"{needed[1]}, which has read version {needed[0]}" if needed and age >= retention else ""
-    return Upkeep(name, compacted, removed, kept_for, time.monotonic() - started)
+    return Upkeep(name, small, large, removed, due, kept_for, time.monotonic() - started)

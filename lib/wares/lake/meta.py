@@ -20,8 +20,8 @@ from pyspark.sql.functions import col, row_number
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import BooleanType, DataType, LongType, StringType, StructField, StructType, TimestampType
 
-from wares.errors import ConflictError
-from wares.lake.delta import Lake
+from wares.errors import ConflictError, StorageError
+from wares.lake.delta import FORMAT, Lake
 from wares.lake.drift import RUNS, Tally, drifts
 from wares.lake.lineage import Lineage
 
@@ -135,6 +135,22 @@ class Meta:
         self._files: list[dict[str, Any]] | None = None
         self._history: defaultdict[tuple[str, bool], list[Tally]] | None = None
         self._looking_up = Lock()
+
+    def check_format(self) -> None:
+        """See that the lake was made by a version of Wares that lays it out as this one does.
+
+        Raises:
+            StorageError: It was not.
+        """
+        if not self.exists("watermarks"):
+            return
+        newest = next(self._lake.notes_after("meta.watermarks", -1), {"format": FORMAT})
+        if newest.get("format", 1) != FORMAT:
+            raise StorageError(
+                f"The lake {self._lake.settings.root} was made by another version of Wares.",
+                found=f"its format is {newest.get('format', 1)}, this version reads and writes {FORMAT}",
+                do="move it away and run the job again, which builds it of the raw files; or name another by --set lake.root=DIR",
+            )
 
     def load_marks(self) -> None:
         """Read the newest mark of each table."""

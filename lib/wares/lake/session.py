@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pyspark
-from pyspark import SparkConf
 from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
@@ -20,8 +19,8 @@ from wares.settings import PROJECT, Settings
 IVY = PROJECT / ".tools" / "ivy"
 """Where the jars are kept after the first download, so that later starts need no network."""
 
-SUBMITTED = "spark.wares.submitted"
-"""Marks a session whose Spark settings are complete."""
+BY_SCRIPT = "WARES_SUBMITTED"
+"""The environment variable by which `spark-submit.sh` says that the session's Spark settings are complete."""
 
 # What every session must have, wherever it was started: rows and times mean the same everywhere.
 MEANING = {
@@ -89,7 +88,6 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         **settings.spark.conf,
         **MEANING,
-        SUBMITTED: "true",
     }
 
 
@@ -124,8 +122,11 @@ def open_session(settings: Settings, app: str) -> SparkSession:
 
 
 def came_by_script() -> bool:
-    """Whether `spark-submit.sh` started this process: then the settings are in, and what its user passed stands above them."""
-    return "PYSPARK_GATEWAY_PORT" in os.environ and SparkConf().contains(SUBMITTED)
+    """Whether `spark-submit.sh` started this process: then the settings are in, and what its user passed stands above them.
+
+    Told by the environment, since a `SparkConf` knows nothing before there is a session.
+    """
+    return "PYSPARK_GATEWAY_PORT" in os.environ and BY_SCRIPT in os.environ
 
 
 if __name__ == "__main__":  # `make setup` fetches the jars with this, once

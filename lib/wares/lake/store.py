@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -93,6 +93,7 @@ from wares.lake.sources import (
 )
 from wares.lake.table import Reference, Table
 from wares.settings import Settings
+from wares.stop import is_stopping, mark_work, unmark_work
 
 FEW = 500_000
 """So many rows fit into the memory of each worker."""
@@ -136,6 +137,8 @@ class Store:
         self._bronze: dict[str, Table] = {}
 
     def __enter__(self) -> Store:
+        mark_work(self.spark.sparkContext)
+        self.meta.check_format()
         self.meta.load_marks()
         if self.meta.exists("sources"):
             for row in self.meta.read("sources").collect():
@@ -144,6 +147,7 @@ class Store:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        unmark_work(self.spark.sparkContext)  # what tables that were written have to say is kept, also where the job is stopped
         # A job that failed where there is no lake, such as a question asked in the wrong folder, does not make one.
         if self.meta.changed() or (error is not None and self.meta.exists("runs")):
             message = str(error).splitlines()[0][:500] if isinstance(error, WaresError) else kind.__name__ if kind else None
@@ -151,7 +155,7 @@ class Store:
                 "runs",
                 run=self.run_id,
                 job=self.job,
-                status="failed" if error else "succeeded",
+                status="stopped" if is_stopping() else "failed" if error else "succeeded",
                 started_at=self.started,
                 ended_at=datetime.now(UTC),
                 error=message,
@@ -343,6 +347,8 @@ class Store:
             return self._fresh(Outcome(name, "unchanged", mark.version, mark.account, seconds=seconds))
         values = {parameter: value.value for parameter, value in given.items()}
         build = _Build(file, inputs, code, values, write.version)
+        if not mark and not inputs and file.table.refresh.kind == "append":
+            return self._write_no_rows(build, write, started)
         rows = shaped(file, self._built(build))
         lowered = lowerings(name, file.table, self.lake.labels(name)) if mark else []
         lineage = self._traced(file, rows)
@@ -359,6 +365,15 @@ class Store:
             outcome = self.meta.add_quality(outcome, written.hits, written.tally)
             self.meta.add_access(name, self.run_id, lowered)
         return self._fresh(outcome)
+
+    def _write_no_rows(self, build: _Build, write: Write, started: float) -> Outcome:
+        """Make a table that no source provides, so that those that read it find it: there is nothing to build or to check."""
+        file, account = build.file, Account(0, 0)
+        write.stage(with_labels(self._no_rows(file.table), stored_columns(file)), "overwrite")
+        mark = build.mark(write.commit(build.mark(0, self.run_id, account).note()).version, self.run_id, account)
+        self.meta.remember(file.name, mark)
+        outcome = Outcome(file.name, "written", mark.version, account, seconds=time.monotonic() - started)
+        return self.meta.add_quality(outcome, {}, None)
 
     def _fresh(self, outcome: Outcome) -> Outcome:
         """The outcome with a warning if the table's newest row is too old, by the start of the run.
@@ -400,26 +415,29 @@ class Store:
         it; a full disk, and what nobody expected, ends all."""
         order, outcomes, errors = TopologicalSorter(graph), [], []
         order.prepare()
+        running: dict[Future[Outcome], str] = {}
         with ThreadPoolExecutor(2) as pool:
-            running = {}
-            while True:
-                running |= {pool.submit(self._in_pool, work, table): table for table in order.get_ready()}
-                if not running:
-                    break
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    table = running.pop(future)
-                    try:
-                        outcomes.append(future.result())
-                    except BaseException as error:
-                        if isinstance(error, WaresError) and not isinstance(error, StorageError):
+            try:
+                while True:
+                    running |= {pool.submit(self._in_pool, work, table): table for table in order.get_ready()}
+                    if not running:
+                        break
+                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        table = running.pop(future)
+                        try:
+                            outcomes.append(future.result())
+                        except WaresError as error:
+                            if isinstance(error, StorageError):
+                                raise
                             errors.append(error)
                             continue
-                        for waiting in running:
-                            waiting.cancel()
-                        raise
-                    report(outcomes[-1])
-                    order.done(table)
+                        report(outcomes[-1])
+                        order.done(table)
+            except BaseException:  # a signal too: what has not begun does not begin
+                for waiting in running:
+                    waiting.cancel()
+                raise
         if errors:
             raise errors[0] if len(errors) == 1 else SeveralErrors(errors)
         return outcomes
@@ -428,6 +446,7 @@ class Store:
         """Without a pool of its own, a table's stages would wait for all those of the table that started first. The pool's
         name tells what Spark is at work on."""
         self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", table)
+        mark_work(self.spark.sparkContext)
         return work(table)
 
     # Upkeep

@@ -115,7 +115,7 @@ def _end(process: subprocess.Popen[str]) -> None:
         if process.poll() is None:
             os.killpg(process.pid, sign)
             try:
-                process.wait(10)
+                process.wait(5)
             except subprocess.TimeoutExpired:
                 continue
 
