@@ -40,35 +40,13 @@ notebooks: setup  ## Write notebooks/*.ipynb, for Jupyter
 lint: setup  ## Check the style
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 
-setup: .venv/.jars  ## Make the environment and fetch the jars (demo and test do this too)
+setup: .venv/.ready  ## Make the environment and fetch the jars (demo and test do this too)
 
-# What the system must have, before anything is downloaded.
-.tools/.system: conf/check-system.sh
-	@conf/check-system.sh "$(PYTHON)"
-	@mkdir -p .tools && touch $@
-
-.tools/.uv: .tools/.system
-	@if command -v uv >/dev/null && [ "$$(uv --version | cut -d' ' -f2)" = "$(UV_VERSION)" ]; then \
-	    ln -sf "$$(command -v uv)" .tools/uv-command; \
-	else \
-	    echo "setting up: uv $(UV_VERSION), into .tools"; \
-	    $(PYTHON) -m venv .tools/uv && .tools/uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) && ln -sf uv/bin/uv .tools/uv-command; \
-	fi
+.venv/.ready: conf/setup.sh conf/check-system.sh $(LOCK)
+	@conf/setup.sh "$(PYTHON)" "$(LOCK)" "$(UV_VERSION)"
 	@touch $@
 
-.venv/.packages: .tools/.uv $(LOCK)
-	@echo "setting up: Python packages, into .venv (Horovod is compiled, which takes a few minutes)"
-	@[ -x .venv/bin/python ] || .tools/uv-command venv --quiet --python $(PYTHON) .venv
-	@# Compiled once here: each start of TensorFlow would else compile it again where Python may not write beside it.
-	@.tools/uv-command pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes $(LOCK)
-	@touch $@
-
-.venv/.jars: .venv/.packages
-	@echo "setting up: Delta's jars, into .tools/ivy"
-	@.venv/bin/python -m wares.lake.session >.tools/jars.log 2>&1 || { tail -n 20 .tools/jars.log >&2; exit 1; }
-	@touch $@
-
-lock: .tools/.uv  ## Resolve the dependencies of pyproject.toml into requirements.lock, and for GPUs into requirements-gpu.lock
+lock: setup  ## Resolve the dependencies of pyproject.toml into requirements.lock, and for GPUs into requirements-gpu.lock
 	$(LOCKED) --group dev -o requirements.lock
 	$(LOCKED) --group dev --group gpu --override <(echo "tensorflow-cpu; python_version < '3'") -o requirements-gpu.lock
 
