@@ -3,18 +3,25 @@ SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell $(name) -c "" 2>/dev/null && echo $(name))) python3)
 UV_VERSION := 0.13.9
 DEMO_LAKE ?= lake
+FULL_LAKE ?= lake-full
 LOCK ?= requirements.lock
 LOCKED := .tools/uv-command pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet --custom-compile-command "make lock"
 export PYTHONPATH := $(CURDIR)/lib
 
-.PHONY: help demo test proofs bench-lake bench-model quality faults notebooks lint setup lock clean
+.PHONY: help demo demo-full test proofs bench-lake bench-model quality faults notebooks lint setup lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-demo: setup  ## Run the whole way on Complete Journey, into ./lake (DEMO_LAKE=DIR for another place)
-	./spark-submit.sh jobs/suite.py --source completejourney --set lake.root=$(DEMO_LAKE)
+demo: setup  ## Run the whole way on a small shop, two nights of it, into ./lake (DEMO_LAKE=DIR for another place)
+	@.venv/bin/python -m wares.demo first demo
+	./spark-submit.sh jobs/suite.py --settings conf/demo.yaml --set lake.root=$(DEMO_LAKE) --show-users
+	@.venv/bin/python -m wares.demo second demo
+	./spark-submit.sh jobs/suite.py --settings conf/demo.yaml --set lake.root=$(DEMO_LAKE) --show-users --skip train
+
+demo-full: setup  ## Run the whole way on all of Complete Journey, into ./lake-full (FULL_LAKE=DIR): about 20 minutes
+	./spark-submit.sh jobs/suite.py --source completejourney --set lake.root=$(FULL_LAKE) --show-users
 
 test: setup  ## Run all tests
 	.venv/bin/python -m pytest
@@ -25,11 +32,11 @@ proofs: setup  ## Run the slow proofs: random cases of lineage, flow, cutting by
 bench-lake: setup  ## Measure what the lake costs, beside its goals (BENCH="--copies 10" for ten times as many rows)
 	PYTHONPATH=lib:tests/bench .venv/bin/python tests/bench/bench_lake.py $(BENCH)
 
-bench-model: setup  ## Measure what training and scoring cost, beside their goals (DEMO_LAKE=DIR for another lake)
-	PYTHONPATH=lib:tests/bench .venv/bin/python tests/bench/bench_model.py --lake $(DEMO_LAKE) $(BENCH)
+bench-model: setup  ## Measure what training and scoring cost, beside their goals (on the lake of `make demo-full`)
+	PYTHONPATH=lib:tests/bench .venv/bin/python tests/bench/bench_model.py --lake $(FULL_LAKE) $(BENCH)
 
-quality: setup  ## Train the model of the demo's lake with 5 seeds, and rank the test days (QUALITY="--seeds 1 --role validation")
-	PYTHONPATH=lib .venv/bin/python tests/bench/bench_quality.py --lake $(DEMO_LAKE) $(QUALITY)
+quality: setup  ## Train the model of the lake of `make demo-full` with 5 seeds, and rank the test days (QUALITY="--seeds 1 --role validation")
+	PYTHONPATH=lib .venv/bin/python tests/bench/bench_quality.py --lake $(FULL_LAKE) $(QUALITY)
 
 faults: setup  ## Kill runs and fill disks at random, and compare the tables (FAULTS="--seed 7 --runs 200" for others)
 	PYTHONPATH=lib:tests:tests/lake .venv/bin/python tests/faults/faults.py $(FAULTS)

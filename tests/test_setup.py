@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,20 +21,21 @@ from wares.tables import TABLES
 CHECK = PROJECT / "conf" / "check-system.sh"
 
 
-def system(folder: Path, *tools: str, java: str = 'openjdk version "17.0.1" 2021-10-19') -> dict[str, str]:
+def system(folder: Path, *tools: str, java: str = 'openjdk version "17.0.1" 2021-10-19', **answers: str) -> dict[str, str]:
     """An environment whose PATH has only these tools, Java being one that prints what it is told to."""
-    for tool in ("bash", "sed", "head"):
+    for tool in {"bash", "sed", "head", "awk", "df", "uname"} - answers.keys():
         (folder / tool).symlink_to(shutil.which(tool))
-    for tool in tools:
+    for tool in (*tools, *answers):
         file = folder / tool
-        answer = {"python3": "3.11", "java": java}.get(tool, "")
+        answer = {"python3": "3.11", "java": java, **answers}.get(tool, "")
         file.write_text(f"#!{folder / 'bash'}\necho '{answer}'\n", encoding="utf-8")
         file.chmod(0o755)
     return {"PATH": str(folder)}
 
 
-def check(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([shutil.which("bash"), CHECK, "python3"], env=env, capture_output=True, text=True, timeout=30)
+def check(env: dict[str, str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [shutil.which("bash"), CHECK, "python3"]
+    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=30)
 
 
 def test_a_system_that_has_all(tmp_path: Path) -> None:
@@ -56,9 +60,74 @@ def test_what_is_missing_is_said_in_one_line(tmp_path: Path, tools: list[str], j
     assert command in ended.stderr
 
 
-def test_the_system_is_checked_before_anything_is_fetched() -> None:
-    steps = subprocess.run(["make", "-n", "-B", "setup"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    assert steps.index("check-system.sh") < steps.index("pip install") < steps.index("pip sync")
+def test_a_java_home_without_java(tmp_path: Path) -> None:
+    ended = check(system(tmp_path, "python3", "java", "g++") | {"JAVA_HOME": "/nowhere"})
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "error: JAVA_HOME names a folder without bin/java (/nowhere): unset it, or let it name a Java 17 or 21\n",
+    )
+
+
+def test_a_disk_without_room_for_the_packages(tmp_path: Path) -> None:
+    full = "Filesystem 1024-blocks Used Available Capacity Mounted\n/dev/vda 9999999 7999999 2000000 80% /"
+    ended = check(system(tmp_path, "python3", "java", "g++", df=full), tmp_path)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "5 GB are needed here, 1 GB are free" in ended.stderr
+
+
+def test_another_kind_of_machine(tmp_path: Path) -> None:
+    ended = check(system(tmp_path, "python3", "java", "g++", uname="Darwin"))
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "Linux on x86_64" in ended.stderr
+
+
+def project(folder: Path) -> Path:
+    """The parts of the project that set-up needs, elsewhere, with a uv that fetches nothing and says why."""
+    for name in ("conf/setup.sh", "conf/check-system.sh", "requirements.lock"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(PROJECT / name, folder / name)
+    return folder
+
+
+def set_up(folder: Path, uv: str) -> subprocess.Popen[str]:
+    """Set-up with a `uv` of its own that does what the shell lines `uv` say."""
+    tools = folder / "bin"
+    tools.mkdir(exist_ok=True)
+    (tools / "uv").write_text(f'#!/usr/bin/env bash\n[[ $1 == --version ]] && echo "uv 1.2.3" && exit\n{uv}\n', encoding="utf-8")
+    (tools / "uv").chmod(0o755)
+    environ = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
+    command = [folder / "conf" / "setup.sh", sys.executable, "requirements.lock", "1.2.3"]
+    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("error: Failed to fetch: dns error: failed to lookup address", "could not be fetched: see that the network is there"),
+        ("OSError: [Errno 28] No space left on device", "the disk is full: free some space"),
+        ("error: a hash does not match", "it said: error: a hash does not match"),
+    ],
+)
+def test_a_step_that_fails_says_in_one_line_what_to_do(tmp_path: Path, said: str, advice: str) -> None:
+    with set_up(project(tmp_path), f"echo 'trying'; echo '{said}' >&2; exit 2") as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert out.splitlines()[-1].endswith("uv 1.2.3, into .tools")
+    assert err.startswith("error: set-up failed at: Python packages, into .venv; ")
+    assert advice in err and "run make again" in err
+    assert err.count("\n") == 1
+
+
+def test_set_up_can_be_stopped_and_goes_on(tmp_path: Path) -> None:
+    with set_up(project(tmp_path), "echo at work; sleep 120") as process:
+        while not (tmp_path / ".tools" / "setup-packages.log").exists():
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "stopping ...\nstopped; run make again, it goes on\n")
+    with set_up(tmp_path, "exit 1") as process:
+        out, err = process.communicate(timeout=30)
+    assert "uv 1.2.3" not in out  # done before, and not again
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

@@ -5,7 +5,7 @@
                  network's matrix products alone at the speed of a plain one on the same core, and against keras.Model.fit
     ranks        two ranks, each on a core of its own, against one; beside it two that do not exchange anything, since what two
                  cores of one processor share no exchange can win back
-    scoring      the exact top 10 of the champion of the lake that `make demo` leaves, on one core, against model.predict in a
+    scoring      the exact top 10 of the champion of the lake that `make demo-full` leaves, on one core, against model.predict in a
                  Spark function, against a plain matrix product, and against Spark's ALS.recommendForAllUsers
     candidates   the share of the exact top 10 that the setting score.candidates=history keeps
     re-scoring   scoring again after features of 1 % of the users have changed, against scoring all of them, in a copy of the
@@ -179,7 +179,7 @@ def scoring(lake: str, source: str, many: int, rounds: int) -> list[Figure]:
     with Store(open_session(settings, "bench"), settings, FILES, "bench") as store:
         version = registry.champion(registry.connect(settings), source)
         if version is None:
-            raise SystemExit(f"{lake} has no champion of {source}: run `make demo` first, or name its lake by --lake")
+            raise SystemExit(f"{lake} has no champion of {source}: run `make demo-full` first, or name its lake by --lake")
         network = registry.load_network(version)
         at = {
             name: store.read(f"gold.{name}").where(col("source") == source)
@@ -376,7 +376,7 @@ def _copy_users(store: Store, source: str, copies: int) -> None:
 def main() -> None:
     """Run all of it and print each figure beside its goal."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--lake", default="lake", help="a lake with a champion (default: lake, as `make demo` leaves it)")
+    options.add_argument("--lake", default="lake-full", help="a lake with a champion (default: lake-full, as `make demo-full` leaves it)")
     options.add_argument("--source", default="completejourney")
     options.add_argument("--users", type=int, default=256, help="users that are scored (default: 256)")
     options.add_argument("--copies", type=int, default=10, help="of each user, for scoring again (default: 10)")

@@ -1,6 +1,6 @@
 """How good the model is: `make quality`, the reference test of full ranking, over several seeds.
 
-The features of the lake that `make demo` leaves are taken as they are. For each seed a network is trained as `jobs/train.py`
+The features of the lake that `make demo-full` leaves are taken as they are. For each seed a network is trained as `jobs/train.py`
 trains it, once with and once without the features of coming promotions, and ranks all products for every test user. Nothing is
 chosen by what it says: settings are tuned on the 28 days before, by `--role validation`.
 """
@@ -44,7 +44,7 @@ def ndcg(report: Report, ranker: str = "wide_deep") -> tuple[float, float]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--lake", default="lake", help="the lake whose features are used (default: lake)")
+    options.add_argument("--lake", default="lake-full", help="the lake whose features are used (default: lake-full)")
     options.add_argument("--source", default="completejourney")
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--role", choices=["test", "validation"], default="test")
