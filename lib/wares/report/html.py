@@ -32,6 +32,7 @@ from wares.report.summary import Broken, Model, Rows, Sales, Summary
 
 FILE = "report.html"
 """The page's name in the lake's root."""
+NO_BREAK = "\N{NO-BREAK SPACE}"
 DAYS, WEEKS = 62, 130
 """Sales of so many days are shown by day, of so many weeks by week, of more by month."""
 SLOWEST = 8
@@ -114,7 +115,8 @@ def score(value: float) -> str:
 def percent(part: float, whole: float) -> str:
     """A share, such as 0.9 %; one that is not nothing is never 0 %."""
     share = 100 * part / whole if whole else 0.0
-    return "< 0.01 %" if 0 < share < 0.01 else f"{share:.{2 if 0 < share < 0.1 else 1}f} %"
+    shown = "< 0.01" if 0 < share < 0.01 else f"{share:.{2 if 0 < share < 0.1 else 1}f}"
+    return f"{shown}{NO_BREAK}%"
 
 
 def seconds(value: float) -> str:

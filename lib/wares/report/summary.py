@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -181,13 +182,17 @@ def gather(
             return ()
 
     listed = ("gold.recommendations", "gold.product_profiles")
-    quality = read("meta.quality", ("meta.quality",), lambda: _quality(store))
-    runs = read("meta.runs", ("meta.runs",), lambda: _runs(store, started))
-    models = read("the model", ("gold.recommendations",), lambda: _models(store, sources))
-    sales = read("gold.sales_daily", ("gold.sales_daily",), lambda: _sales(store, sources))
-    popular = read("gold.recommendations", listed, lambda: (_popular(store, source) for source in sources))
     of_users = (*listed, "gold.user_profiles", "gold.interactions") if show_users else ()
-    users = read("users", of_users, lambda: (user for source in sources if show_users for user in _users(store, source)))
+    with ThreadPoolExecutor(2) as pool:  # small jobs wait for Spark's planning more than they compute
+        parts = (
+            pool.submit(read, "meta.quality", ("meta.quality",), lambda: _quality(store)),
+            pool.submit(read, "meta.runs", ("meta.runs",), lambda: _runs(store, started)),
+            pool.submit(read, "gold.recommendations", listed, lambda: (_popular(store, source) for source in sources)),
+            pool.submit(read, "gold.sales_daily", ("gold.sales_daily",), lambda: _sales(store, sources)),
+            pool.submit(read, "the model", ("gold.recommendations",), lambda: _models(store, sources)),
+            pool.submit(read, "users", of_users, lambda: _users(store, sources) if show_users else ()),
+        )
+    quality, runs, popular, sales, models, users = (part.result() for part in parts)
     return Summary(
         sources=sources,
         lake=store.settings.lake.root,
@@ -287,12 +292,18 @@ def _sales(store: Store, sources: tuple[str, ...]) -> list[Sales]:
 def _popular(store: Store, source: str) -> Popular:
     lists = store.read("gold.recommendations").where(F.col("source") == source)
     users = lists.agg(MANY.count_distinct("user_id").alias("users")).collect()[0]["users"]
-    counted = MANY.groups(lists, ["product_id"], MANY.count_distinct("user_id").alias("users"))
-    best = counted.join(_names(store, source), "product_id", "left").orderBy(F.desc("users"), "product_id").limit(POPULAR)
-    return Popular(source, users, tuple((_name(row), row["users"]) for row in best.collect()))
+    counted = lists.groupBy("product_id").agg(MANY.count_distinct("user_id").alias("users")).where("users IS NOT NULL")
+    best = counted.orderBy(F.desc("users"), "product_id").limit(POPULAR).collect()
+    few = _names(store, source).where(F.col("product_id").isin([row["product_id"] for row in best])).collect()
+    names = {row["product_id"]: row["name"] for row in few}
+    return Popular(source, users, tuple((_named(row["product_id"], names.get(row["product_id"])), row["users"]) for row in best))
 
 
-def _users(store: Store, source: str) -> list[User]:
+def _users(store: Store, sources: Iterable[str]) -> list[User]:
+    return [user for source in sources for user in _users_of(store, source)]
+
+
+def _users_of(store: Store, source: str) -> list[User]:
     """What some users bought most often, and what is recommended to them."""
     here = F.col("source") == source
     names = _names(store, source)
@@ -341,9 +352,13 @@ def _by_user(ranked: DataFrame) -> defaultdict[str, list[Row]]:
 
 
 def _name(row: Row) -> str:
-    return row["name"] or f"product {row['product_id']}"
+    return _named(row["product_id"], row["name"])
+
+
+def _named(product: str, name: str | None) -> str:
+    return name or f"product {product}"
 
 
 def _why(row: Row) -> str:
-    product = row["reason_product_id"] and (row["reason_name"] or f"product {row['reason_product_id']}")
+    product = row["reason_product_id"] and _named(row["reason_product_id"], row["reason_name"])
     return in_words(row["reason"], product, row["reason_times"], row["reason_days"])
