@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from graphlib import CycleError, TopologicalSorter
 from typing import Literal
 
@@ -19,7 +20,9 @@ from pyspark.sql import SparkSession
 from wares.cli import Job, explain, load_file
 from wares.errors import ConflictError, RankError, SettingsError, WaresError
 from wares.lake.registry import downstream
-from wares.report import page
+from wares.report.html import as_html, write_page
+from wares.report.summary import gather
+from wares.report.text import as_text
 from wares.settings import PROJECT, Declared, read_yaml, validate
 from wares.stop import cancel_work, is_stopping
 from wares.tables import TABLES
@@ -101,8 +104,11 @@ def load_pipeline(path: str = PIPELINE) -> Pipeline:
     return pipeline
 
 
-def run_suite(job: Job, pipeline: Pipeline) -> None:
-    """Run the pipeline in the job's session, and close with one page.
+def run_suite(job: Job, pipeline: Pipeline, show_users: bool = False) -> None:
+    """Run the pipeline in the job's session, and close with a summary: as text, and as a page in the lake.
+
+    Args:
+        show_users: Whether the summary shows a few users with their purchases and lists.
 
     Raises:
         WaresError: A job failed; what it said has been printed.
@@ -116,9 +122,9 @@ def run_suite(job: Job, pipeline: Pipeline) -> None:
         print(explain(error, job.debug), file=sys.stderr, flush=True)
         job.report.say(f"  {name} failed{f', trying again ({left} left)' if left else ''}")
 
+    started = datetime.now(UTC)
     steps = run_pipeline(pipeline, run, failed)
-    with job.store() as store:
-        job.report.say(page(store, steps))
+    close(job, steps, started, show_users)
     undone = [f"{step.job} {step.status}" for step in steps if step.status != "done"]
     if undone:
         raise WaresError(
@@ -126,6 +132,18 @@ def run_suite(job: Job, pipeline: Pipeline) -> None:
             found=", ".join(undone),
             do="mend what the messages above name, and run it again; what is done is not done twice",
         )
+
+
+def close(job: Job, steps: list[Step], started: datetime, show_users: bool) -> None:
+    """Print the summary of a run, and write its page. Neither fails the run: what it was for has been done, or has failed."""
+    try:
+        with job.store() as store:
+            summary = gather(store, steps, job.report.outcomes, started, show_users)
+        job.report.say(as_text(summary))
+        job.report.say(f"\nreport: {write_page(job.spark, summary.lake, as_html(summary))}")
+    except Exception as error:
+        why = explain(error, job.debug).removeprefix("error: ")
+        job.report.say(f"warning: no report was written: {why if job.debug else why.partition(chr(10))[0]}")
 
 
 def run_pipeline(

@@ -15,4 +15,4 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 @pytest.fixture(scope="session")
 def first_run(spark: SparkSession, shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> SuiteRun:
     """The suite's first run over the shop, into an empty lake."""
-    return run_suite(shop, tmp_path_factory.mktemp("suite") / "lake")
+    return run_suite(shop, tmp_path_factory.mktemp("suite") / "lake", "--show-users")

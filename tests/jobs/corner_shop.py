@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
-from wares.cli import call
+from wares.cli import call, options_of
 from wares.pipeline import load_job
 from wares.settings import PROJECT
 
@@ -30,12 +30,13 @@ class Shop:
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """A run of the suite: the lake, the exit code, and what it printed."""
+    """A run of the suite: the lake, the exit code, what it printed, and the page that it wrote."""
 
     lake: Path
     code: int
     out: str
     err: str
+    page: str
 
 
 def cut_shop(folder: Path) -> Shop:
@@ -74,9 +75,10 @@ def cut_shop(folder: Path) -> Shop:
     return Shop(path, rows, str(newcomer))
 
 
-def run_suite(shop: Shop, lake: Path) -> SuiteRun:
+def run_suite(shop: Shop, lake: Path, *options: str) -> SuiteRun:
     """Run the suite in this process, in the tests' own session."""
-    arguments = ["--source", str(shop.source), "--set", f"lake.root={lake}", *SETTINGS]
+    arguments = [*options, "--source", str(shop.source), "--set", f"lake.root={lake}", *SETTINGS]
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
-        code = call(load_job("suite"), "suite", "", arguments)
-    return SuiteRun(lake, code, out.getvalue(), err.getvalue())
+        code = call(load_job("suite"), "suite", "", arguments, options_of(PROJECT / "jobs" / "suite.py"))
+    page = lake / "report.html"
+    return SuiteRun(lake, code, out.getvalue(), err.getvalue(), page.read_text(encoding="utf-8") if page.exists() else "")

@@ -67,7 +67,20 @@ def test_it_ends_with_one_page(first_run: SuiteRun, shop: Shop) -> None:
     )
     assert len(re.findall(rf"^.{{14,16}} *\d\.\d{{3}}  .+: {reason}(, every \d+ days)?$", page, re.MULTILINE)) == 3 * 5
     assert "ItemKNN" in page
+    assert page.splitlines()[-1] == f"report: {first_run.lake}/report.html"
     assert first_run.err == ""
+
+
+def test_a_page_to_look_at_says_the_same(first_run: SuiteRun, shop: Shop) -> None:
+    page = first_run.page
+    assert "All 6 steps done" in page
+    assert f">{shop.rows['transactions']:,}</td>" in page
+    assert page.count("Bought most, in orders") == 3
+    assert re.findall(r"<h3>User (\w+)</h3>", page) == re.findall(r"^user (\w+) of", first_run.out, re.MULTILINE)
+    assert "This page shows single users" in page
+    assert "wares_corner@1" in page
+    assert page.count("built in full") > 15
+    assert "Could not be read" not in page
 
 
 def test_a_second_run_with_nothing_new_writes_nothing(store: Store, first_run: SuiteRun, shop: Shop) -> None:
@@ -76,9 +89,23 @@ def test_a_second_run_with_nothing_new_writes_nothing(store: Store, first_run: S
     registry.connect(store.settings).delete_registered_model_alias("wares_corner", registry.CHAMPION)
     second = run_suite(shop, first_run.lake)
     assert second.code == 0, second.out + second.err
+    assert "Nothing was new: all" in second.page
     assert {name: store.version(name) for name in TABLES} == before
     assert "rows in, " not in second.out.partition("corner in ")[0]
     assert "wares_corner@1: unchanged, it is the champion" in second.out
+    assert_names_nobody(second, [row["user_id"] for row in store.read("gold.user_profiles").collect()])
+
+
+def assert_names_nobody(run: SuiteRun, users: list[str]) -> None:
+    """Without `--show-users` there is no user and no single one's purchase, neither in the text nor on the page."""
+    assert len(users) == 9
+    for told in (run.out + run.err, run.page):
+        # Ids are numbers, which rows and products have too.
+        assert not re.search(rf"\b(user|household)(_id| id)?\W{{0,3}}({'|'.join(users)})\b", told, re.IGNORECASE)
+        assert not re.search(r"bought (most|once|\d+ times)|which you bought|orders from", told, re.IGNORECASE)
+    listed = r"^recommended to most users of corner \(how many, of 9 with a list\)\n( +[5-9]  .+\n)+"
+    assert re.search(listed, run.out, re.MULTILINE)
+    assert "This page names no user." in run.page
 
 
 def test_only_users_whose_features_changed_are_ranked_anew(

@@ -15,7 +15,6 @@ from wares.model import baselines
 from wares.model.baselines import Factors, Lists, Neighbours, Past, baseline_lists, factors, neighbours, pasts
 from wares.model.encoding import Encoding
 from wares.model.evaluation import (
-    _better,
     _by_activity,
     _interval,
     _kept_promises,
@@ -25,6 +24,8 @@ from wares.model.evaluation import (
     _pointwise,
     _rankers,
     _report,
+    groups_by_activity,
+    surely_better,
     table,
 )
 from wares.model.network import build_network
@@ -210,7 +211,9 @@ def test_users_who_had_never_bought_are_measured_apart(
     assert found["activity"][0]["baskets"] == [1, 4]
     assert found["cold"]["users"] == 1
     assert found["cold"]["popularity"]["ndcg@10"]["mean"] > 0.9  # some sold equally often
-    assert re.search(r"^  0 baskets before .*, popularity 0\.9.*, of 1 users$", table(found), re.MULTILINE)
+    assert re.search(r"^  0 baskets before +not shown of fewer than 5 users$", table(found), re.MULTILINE)
+    found["cold"]["users"] = 5
+    assert re.search(r"^  0 baskets before .*, popularity 0\.9.*, of 5 users$", table(found), re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +222,7 @@ def test_users_who_had_never_bought_are_measured_apart(
 def test_a_baseline_that_is_surely_better_is_told_of(ranker: str, low: float | None, warned: bool) -> None:
     mean = None if low is None else 0.5
     model = {"ndcg@10": {"mean": mean, "low": 0.4, "high": 0.6}}
-    assert _better({"wide_deep": model, ranker: {"ndcg@10": {"low": low}}}) == (["EASE"] if warned else [])
+    assert surely_better({"wide_deep": model, ranker: {"ndcg@10": {"low": low}}}) == (["ease"] if warned else [])
 
 
 def test_groups_by_activity_are_equally_large() -> None:
@@ -230,6 +233,17 @@ def test_groups_by_activity_are_equally_large() -> None:
         ([5, 7], 2, pytest.approx(0.6)),
         ([9, 9], 1, pytest.approx(0.9)),
     ]
+
+
+def test_groups_by_activity_name_no_single_users_number() -> None:
+    """The most active user has 760 baskets, and the first group has too few users to tell of them."""
+    ndcg = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    found = [{"baskets": baskets, "users": 40, "ndcg@10": ndcg} for baskets in ([1, 32], [32, 71], [71, 760])]
+    names = ["up to 32 baskets before", "32-71 baskets before", "71 or more baskets before"]
+    assert groups_by_activity({"activity": found}) == [(name, ndcg) for name in names]
+    found[0]["users"] = 4
+    assert [name for name, _ in groups_by_activity({"activity": found})] == names[1:]
+    assert groups_by_activity({"activity": found[1:2]}) == [("any number of baskets before", ndcg)]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from pyspark.sql import SparkSession
 from wares.errors import ModelError, RankError
 from wares.model import registry
 from wares.model.encoding import Arrays, Encoding, encode_part, encode_parts
-from wares.model.launcher import launch
+from wares.model.launcher import failure, launch
 from wares.model.network import build_network
 from wares.model.plan import LAST, MEASURED, Plan
 from wares.model.reader import EXAMPLES, Batches, Known, read_known, read_split
@@ -304,6 +304,21 @@ def test_a_rank_without_rows_gives_one_clear_error(plan: Plan, spark: SparkSessi
     pq.write_table(pq.read_table(plan.files[EXAMPLES][0]).slice(0, 1), plan.files[EXAMPLES][0])  # a validation row
     with pytest.raises(ModelError, match="A training rank has no examples"):
         launch(dataclasses.replace(plan, files=plan.files | {EXAMPLES: plan.files[EXAMPLES][:1]}), spark)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("[1]<stderr>:KeyError: 'user 4711'", "[1]<stderr>:KeyError: ..."),
+        ('[0]<stderr>:ValueError: could not convert string to float: "12 eggs"', "could not convert string to float: ..."),
+        ("tensorflow.ResourceExhaustedError: OOM when allocating tensor, can't go on", "OOM when allocating tensor, can't go on"),
+    ],
+)
+def test_last_words_hold_no_value(tmp_path: Path, line: str, found: str) -> None:
+    told = failure(tmp_path, ["Loading", line], "exit status 1")
+    assert isinstance(told, RankError)
+    assert told.found.startswith("exit status 1; ")
+    assert told.found.endswith(found)
 
 
 def test_a_dead_rank_ends_the_others(plan: Plan, spark: SparkSession) -> None:

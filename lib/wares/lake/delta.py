@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
@@ -30,7 +31,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import broadcast, col, lit
 from pyspark.sql.types import DateType, StructField, StructType
 
-from wares.errors import ConflictError, ShapeError
+from wares.errors import ConflictError, ShapeError, StorageError
 from wares.lake.java import java_class
 from wares.lake.labels import CLOSED, INTERNAL, Label
 from wares.lake.table import Table
@@ -53,6 +54,7 @@ FOOTER = 2**16
 
 DELTA = "org.apache.spark.sql.delta"
 PATH = "org.apache.hadoop.fs.Path"
+RENAME = "org.apache.hadoop.fs.Options$Rename"
 IO = "org.apache.commons.io.IOUtils"
 PYTHON = "org.apache.spark.api.python.PythonUtils"
 
@@ -645,6 +647,27 @@ def open_file(spark: SparkSession, path: str) -> Iterator[JavaObject]:
         yield stream
     finally:
         stream.close()
+
+
+def replace_file(spark: SparkSession, path: str, content: bytes) -> None:
+    """Put a small file where another may be, on any file system that Spark knows. Nobody sees half of it.
+
+    Raises:
+        StorageError: Its folder does not exist.
+    """
+    place, conf = java_class(spark, PATH)(path), spark._jsc.hadoopConfiguration()
+    part = java_class(spark, PATH)(place.getParent(), f".{place.getName()}.{os.getpid()}")
+    system = place.getFileSystem(conf)
+    if not system.exists(place.getParent()):
+        raise StorageError(f"There is no folder for {path}.", found=f"nothing at {place.getParent().toString()}")
+    with closing(system.create(part, True)) as stream:
+        stream.write(content)
+    try:
+        overwriting = spark.sparkContext._gateway.new_array(java_class(spark, RENAME), 1)
+        overwriting[0] = java_class(spark, RENAME).OVERWRITE
+        java_class(spark, "org.apache.hadoop.fs.FileContext").getFileContext(place.toUri(), conf).rename(part, place, overwriting)
+    finally:
+        system.delete(part, False)
 
 
 def _footer(spark: SparkSession, path: str) -> FileMetaData:

@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.functions import collect_set
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from wares.lake.declassify import MINIMUM_PEOPLE
 from wares.model.baselines import BASELINES, Factors, K, Lists, Neighbours, baseline_lists, by_list, pasts
 from wares.model.scorer import Catalogue, Network, Scorer, top
 from wares.settings import Settings
@@ -27,6 +28,10 @@ UNTAUGHT = ("popularity", "frequency", "decayed", "ease")
 Taught = Mapping[str, Neighbours | Factors]
 """Baselines that are fitted for each moment, by name."""
 PURCHASES = ("all", "first_time")
+TITLES = {"all": "all purchases", "first_time": "first-time purchases"}
+SHOWN = (f"recall@{K}", f"map@{K}", "coverage", "diversity", "novelty")
+"""The metrics that people see beside nDCG."""
+TOO_FEW = f"not shown of fewer than {MINIMUM_PEOPLE} users"
 AFTER_K = ("ndcg", "recall", "map")
 """Metrics whose names say how long the lists were."""
 OF_LISTS = ("diversity", "novelty")
@@ -173,43 +178,67 @@ def flat(report: Report, role: str) -> dict[str, float]:
 
 def table(report: Report) -> str:
     """The report as lines of text: each ranker on all purchases and on first-time ones, and the model by users' activity."""
-    shown = (f"recall@{K}", f"map@{K}", "coverage", "diversity", "novelty")
     lines = []
-    for purchases, title in (("all", "all purchases"), ("first_time", "first-time purchases")):
+    for purchases, title in TITLES.items():
         heading = f"{title} ({report[purchases]['users']:,} users)"
-        lines.append(f"{heading:<36} {f'nDCG@{K} (95 % interval)':<24}" + "".join(f"{name:>11}" for name in shown))
-        for ranker, name in NAMES.items():
-            found = report[purchases].get(ranker)
-            # Nobody has a frequency of what is new: these rankers fall back to popularity there.
-            fallen_back = purchases == "first_time" and ranker in ("frequency", "decayed")
-            if found and not fallen_back and found[f"ndcg@{K}"]["mean"] is not None:
-                numbers = "".join(f"{found[metric]['mean']:>11.4f}" for metric in shown)
-                lines.append(f"  {name:<34} {_shown(found[f'ndcg@{K}']):<24}" + numbers)
+        lines.append(f"{heading:<36} {f'nDCG@{K} (95 % interval)':<24}" + "".join(f"{name:>11}" for name in SHOWN))
+        for ranker in measured_rankers(report, purchases):
+            found = report[purchases][ranker]
+            numbers = "".join(f"{found[metric]['mean']:>11.4f}" for metric in SHOWN)
+            lines.append(f"  {NAMES[ranker]:<34} {_shown(found[f'ndcg@{K}']):<24}" + numbers)
+        if not of_enough(report[purchases]):
+            lines.append(f"  {TOO_FEW}")
     lines.append("wide & deep by activity")
     if "cold" in report:
         cold, popular = (_shown(report["cold"][name][f"ndcg@{K}"]) for name in ("wide_deep", "popularity"))
-        lines.append(f"  {'0 baskets before':<34} {cold}, popularity {popular}, of {report['cold']['users']:,} users")
-    for group in report["activity"]:
-        low, high = group["baskets"]
-        lines.append(f"  {f'{low}-{high} baskets before':<34} {_shown(group[f'ndcg@{K}'])}")
+        told = f"{cold}, popularity {popular}, of {report['cold']['users']:,} users"
+        lines.append(f"  {'0 baskets before':<34} {told if of_enough(report['cold']) else TOO_FEW}")
+    groups = groups_by_activity(report)
+    lines += [f"  {name:<34} {_shown(interval)}" for name, interval in groups] or [f"  {TOO_FEW}"]
     of_model = report["all"]["wide_deep"]
-    if of_model["calibration"]["mean"] is not None:
+    if of_model["calibration"]["mean"] is not None and of_enough(report):
         told = f"{of_model['calibration']['mean']:.2f} purchases for each one that the lists' probabilities promise"
         lines.append(f"wide & deep: {told}; log loss {of_model['log_loss']['mean']:.5f}, AUC {of_model['auc']['mean']:.4f}")
     for purchases in PURCHASES:
-        if better := _better(report[purchases]):
-            lines.append(
-                f"warning: of {purchases.replace('_', '-')} purchases {' and '.join(better)} finds more than wide & deep"
-            )
+        if better := surely_better(report[purchases]):
+            names = " and ".join(NAMES[ranker] for ranker in better)
+            lines.append(f"warning: of {purchases.replace('_', '-')} purchases {names} finds more than wide & deep")
     return "\n".join(lines)
 
 
-def _better(of: dict[str, Any]) -> list[str]:
-    """The names of the baselines that rank the same users better beyond chance: whose interval lies above the model's."""
+def of_enough(measured: Mapping[str, Any]) -> bool:
+    """Whether a measure is of enough users to be shown: that of fewer tells what single users bought."""
+    return measured["users"] >= MINIMUM_PEOPLE
+
+
+def measured_rankers(report: Report, purchases: str) -> list[str]:
+    """The rankers whose measures on some purchases can be shown; none if they are of too few users."""
+    if not of_enough(report[purchases]):
+        return []
+    # Nobody has a frequency of what is new: these rankers fall back to popularity there.
+    fallen_back = ("frequency", "decayed") if purchases == "first_time" else ()
+    there = [ranker for ranker in NAMES if ranker in report[purchases] and ranker not in fallen_back]
+    return [ranker for ranker in there if report[purchases][ranker][f"ndcg@{K}"]["mean"] is not None]
+
+
+def groups_by_activity(report: Report) -> list[tuple[str, dict[str, float]]]:
+    """The model's nDCG by how many baskets users had before. The least and the most active user's own numbers are not named."""
+    groups, found = report["activity"], []
+    for place, group in enumerate(groups):
+        low, high = group["baskets"]
+        least, most = place == 0, place == len(groups) - 1
+        name = f"up to {high:,}" if least else f"{low:,} or more" if most else f"{low:,}-{high:,}"
+        if of_enough(group):
+            found.append(("any number of" if least and most else name, group[f"ndcg@{K}"]))
+    return [(f"{name} baskets before", interval) for name, interval in found]
+
+
+def surely_better(of: Mapping[str, Any]) -> list[str]:
+    """The baselines that rank the same users better beyond chance: whose interval lies above the model's."""
     model = of["wide_deep"][f"ndcg@{K}"]
     if model["mean"] is None:
         return []
-    return [name for ranker, name in BASELINES.items() if ranker in of and of[ranker][f"ndcg@{K}"]["low"] > model["high"]]
+    return [ranker for ranker in BASELINES if ranker in of and of[ranker][f"ndcg@{K}"]["low"] > model["high"]]
 
 
 def _shown(interval: dict[str, float]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shlex
 import signal
 import socket
@@ -30,6 +31,8 @@ JOIN_SECONDS = "120"
 """How long the ranks wait for a new one to come up; Horovod's 30 are too few where TensorFlow loads slowly."""
 AFTERMATH = ("Horovod background loop", "Horovod detected", "BrokenPipeError")
 """Errors that follow when a rank has died, at the other ranks and in horovodrun, and say nothing of why."""
+QUOTED = re.compile(r"""(?<!\w)'[^']*'|"[^"]*"|`[^`]*`""")
+"""What Python quotes in an error may be a value out of a row, whoever may see that."""
 
 
 Watch = Callable[[], None]
@@ -148,7 +151,7 @@ def failure(folder: Path, kept: list[str], end: str) -> ModelError:
     said = said or [line for line in kept if "exit with status code" in line] or kept
     return RankError(
         "A training rank died.",
-        found=f"{end}; {said[0] if said else 'it said nothing'}",
+        found=f"{end}; {QUOTED.sub('...', said[0]) if said else 'it said nothing'}",
         do="run the job again, it goes on from the last checkpoint; if memory ran short (exit status -9 or 137), train with "
         "fewer ranks (train.ranks)",
     )

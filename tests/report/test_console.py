@@ -7,14 +7,13 @@ import time
 
 import pytest
 from pyspark.sql import SparkSession
-from wares import report
-from wares.report import Report
+from wares.report import Report, console
 
 
 def test_a_sign_of_life_names_the_table(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(report, "SILENCE", 1.0)
+    monkeypatch.setattr(console, "SILENCE", 1.0)
     with Report(spark).job("silver"):
         spark.sparkContext.setLocalProperty("spark.scheduler.pool", "silver.orders")  # as the store does
         try:
