@@ -5,9 +5,11 @@ UV_VERSION := 0.13.9
 DEMO_LAKE ?= lake
 LOCK ?= requirements.lock
 LOCKED := .tools/uv-command pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet --custom-compile-command "make lock"
+# Two processes: a Spark session keeps one core busy with planning, and a training rank has one thread.
+BESIDE := -n 2 --dist loadgroup --no-loadscope-reorder
 export PYTHONPATH := $(CURDIR)/lib
 
-.PHONY: help demo test proofs bench-lake bench-model quality faults notebooks lint setup lock clean
+.PHONY: help demo test check proofs bench-lake bench-model quality faults notebooks lint setup lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
@@ -17,7 +19,12 @@ demo: setup  ## Run the whole way on Complete Journey, into ./lake (DEMO_LAKE=DI
 	./spark-submit.sh jobs/suite.py --source completejourney --set lake.root=$(DEMO_LAKE)
 
 test: setup  ## Run all tests
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest $(BESIDE)
+
+check: setup  ## Check the style, and run the tests that need no Spark
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/python -m pytest $(BESIDE) -m "not slow and not spark"
 
 proofs: setup  ## Run the slow proofs: random cases of lineage, flow, cutting by key and refresh by change; ranks that come and go; the notebooks in Jupyter
 	.venv/bin/python -m pytest -m slow

@@ -46,6 +46,7 @@ def test_wrong_options_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert end.value.code == 2
 
 
+@pytest.mark.usefixtures("spark")  # which the job opens
 def test_ctrl_c_is_told_in_one_line_whatever_cleaning_up_comes_to(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(job: Job) -> None:
         try:
