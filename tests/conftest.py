@@ -16,8 +16,19 @@ TESTS = Path(__file__).resolve().parent
 FIRST = ("jobs", "model")
 """The folders whose tests take longest: they begin, so that no process waits for another at the end."""
 
-JVM = "-XX:+UseParallelGC"
-"""The tests make garbage and wait for nothing: the collector with the most throughput takes a tenth off their time."""
+JVM = " ".join(
+    (
+        # The tests make garbage and wait for nothing: the collector with the most throughput takes a tenth off their time.
+        "-XX:+UseParallelGC",
+        # Most plans are made once: compiling their code well takes longer than it saves. The first of Java's two compilers
+        # alone has by default a fifth of the room for its code, and spends its time on making more.
+        "-XX:TieredStopAtLevel=1",
+        "-XX:ReservedCodeCacheSize=256m",
+        # The classes of Spark and Delta are those of every run; tests need not verify their code.
+        "-XX:+UnlockDiagnosticVMOptions",
+        "-XX:-BytecodeVerificationRemote",
+    )
+)
 
 FEW_ROWS = {
     # Where Spark compiles no whole stage, it would make code for each task of a few rows. Stages are compiled as ever.
