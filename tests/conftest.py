@@ -20,8 +20,8 @@ JVM = " ".join(
     (
         # The tests make garbage and wait for nothing: the collector with the most throughput takes a tenth off their time.
         "-XX:+UseParallelGC",
-        # Most plans are made once: compiling their code well takes longer than it saves. The first of Java's two compilers
-        # alone has by default a fifth of the room for its code, and spends its time on making more.
+        # Most plans are made once: compiling the planner's code well takes longer than it saves. The first of Java's two
+        # compilers, alone, has by default a fifth of the room for code, which is too little: it would throw some away again.
         "-XX:TieredStopAtLevel=1",
         "-XX:ReservedCodeCacheSize=256m",
         # The classes of Spark and Delta are those of every run; tests need not verify their code.
