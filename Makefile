@@ -6,9 +6,11 @@ DEMO_LAKE ?= lake
 FULL_LAKE ?= lake-full
 LOCK ?= requirements.lock
 LOCKED := .tools/uv-command pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet --custom-compile-command "make lock"
+# Two processes: a Spark session keeps one core busy with planning, and a training rank has one thread.
+BESIDE := -n 2 --dist loadgroup --no-loadscope-reorder
 export PYTHONPATH := $(CURDIR)/lib
 
-.PHONY: help demo demo-full test proofs bench-lake bench-model quality faults notebooks lint setup lock clean
+.PHONY: help demo demo-full test check proofs bench-lake bench-model quality faults notebooks lint setup lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
@@ -24,7 +26,12 @@ demo-full: setup  ## Run the whole way on all of Complete Journey, into ./lake-f
 	./spark-submit.sh jobs/suite.py --source completejourney --set lake.root=$(FULL_LAKE) --show-users
 
 test: setup  ## Run all tests
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest $(BESIDE)
+
+check: setup  ## Check the style, and run the tests that need no Spark
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/python -m pytest $(BESIDE) -m "not slow and not spark"
 
 proofs: setup  ## Run the slow proofs: random cases of lineage, flow, cutting by key and refresh by change; ranks that come and go; the notebooks in Jupyter
 	.venv/bin/python -m pytest -m slow

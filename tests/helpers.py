@@ -25,6 +25,9 @@ from wares.tables import TABLES
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 """Data that stands beside the checkout on some machines; tests that need it are skipped where it is absent."""
 
+NO_JAVA = str(Path(__file__).with_name("no_java"))
+"""What stands in for Java where no test may start a JVM: it says so and ends."""
+
 SET_FLAGS, IMMUTABLE = 0x40086602, 0x10
 """Linux: the call that sets a file's flags, and the flag of one that nobody changes."""
 

@@ -50,6 +50,7 @@ def test_wrong_options_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert end.value.code == 2
 
 
+@pytest.mark.usefixtures("spark")  # which the job opens
 def test_ctrl_c_is_answered_at_once_whatever_cleaning_up_comes_to(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(job: Job) -> None:
         try:
@@ -164,7 +165,9 @@ main(run, "works for ever")
 """
 
 
-def test_a_job_under_spark_submit_has_the_masters_that_was_asked_for_and_stops_at_once(tmp_path: Path) -> None:
+@pytest.mark.spark  # in a process of its own
+@pytest.mark.alone
+def test_a_job_under_spark_submit_has_the_master_that_was_asked_for_and_stops_at_once(tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(JOB, encoding="utf-8")
     command = [PROJECT / "spark-submit.sh", "--master", "local[3]", "work.py", "--set", "lake.root=lake"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -5,8 +5,8 @@
                  network's matrix products alone at the speed of a plain one on the same core, and against keras.Model.fit
     ranks        two ranks, each on a core of its own, against one; beside it two that do not exchange anything, since what two
                  cores of one processor share no exchange can win back
-    scoring      the exact top 10 of the champion of the lake that `make demo-full` leaves, on one core, against model.predict in a
-                 Spark function, against a plain matrix product, and against Spark's ALS.recommendForAllUsers
+    scoring      the exact top 10 of the champion of the lake that `make demo-full` leaves, on one core, against model.predict
+                 in a Spark function, against a plain matrix product, and against Spark's ALS.recommendForAllUsers
     candidates   the share of the exact top 10 that the setting score.candidates=history keeps
     re-scoring   scoring again after features of 1 % of the users have changed, against scoring all of them, in a copy of the
                  lake; with --copies N of each user and its past, since a shop with few users pays mostly for what any run costs
@@ -376,7 +376,7 @@ def _copy_users(store: Store, source: str, copies: int) -> None:
 def main() -> None:
     """Run all of it and print each figure beside its goal."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--lake", default="lake-full", help="a lake with a champion (default: lake-full, as `make demo-full` leaves it)")
+    options.add_argument("--lake", default="lake-full", help="a lake with a champion (default: lake-full, of `make demo-full`)")
     options.add_argument("--source", default="completejourney")
     options.add_argument("--users", type=int, default=256, help="users that are scored (default: 256)")
     options.add_argument("--copies", type=int, default=10, help="of each user, for scoring again (default: 10)")

@@ -17,6 +17,8 @@ from wares.lake.lineage_query import ROWS, Answer, Edge, as_json, as_tree, ask, 
 from wares.lake.store import Store
 from wares.settings import PROJECT
 
+pytestmark = pytest.mark.xdist_group("report")  # the one lake of conftest.py
+
 # Questions
 
 

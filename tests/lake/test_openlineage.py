@@ -23,6 +23,8 @@ from wares.errors import WaresError
 from wares.lake.openlineage import KEY, dataset_name, export, transformations
 from wares.lake.store import Store
 
+pytestmark = pytest.mark.xdist_group("report")  # the one lake of conftest.py
+
 # The published shapes
 
 

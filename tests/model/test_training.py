@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import keras
 import numpy as np
@@ -39,6 +39,8 @@ from wares.model.worker import Rate, finite_weights, ftrl_and_adam, with_enough_
 from wares.settings import Lake, Mlflow, Settings, Train
 
 NO_RUN = "0" * 32
+NO_SPARK = cast(SparkSession, None)
+"""Only the launcher `spark` needs one."""
 
 
 def with_settings(plan: Plan, **settings: object) -> Plan:
@@ -78,10 +80,12 @@ def _sorted(arrays: Arrays, names: Iterable[str]) -> np.ndarray:
     return rows[np.lexsort(rows.T)]
 
 
-@pytest.mark.parametrize("launcher", ["horovodrun", "spark"])
+@pytest.mark.alone
+@pytest.mark.parametrize("launcher", ["horovodrun", pytest.param("spark", marks=pytest.mark.spark)])
 def test_each_launcher_trains(
-    plan: Plan, spark: SparkSession, launcher: Literal["horovodrun", "spark"], capfd: pytest.CaptureFixture[str]
+    plan: Plan, launcher: Literal["horovodrun", "spark"], request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    spark = request.getfixturevalue("spark") if launcher == "spark" else NO_SPARK
     # Batches of 100 end short at different steps on the two ranks, whose files differ in size.
     launch(with_settings(plan, launcher=launcher, batch_size=100), spark)
     said = capfd.readouterr().out
@@ -91,10 +95,10 @@ def test_each_launcher_trains(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(spark: SparkSession, plan_in: Callable[[Path], Plan], tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def undisturbed(plan_in: Callable[[Path], Plan], tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """What one process has trained: 144 steps in each of two epochs, and then anew 180 in each of two."""
     plan = one_process(plan_in(tmp_path_factory.mktemp("undisturbed")))
-    launch(plan, spark)
+    launch(plan, NO_SPARK)
     return plan
 
 
@@ -102,20 +106,20 @@ def one_process(plan: Plan) -> Plan:
     return with_settings(plan, epochs=2, batch_size=20, checkpoint_minutes=0)
 
 
-def test_measured_weights_have_not_seen_the_validation_days(plan: Plan, spark: SparkSession, undisturbed: Plan) -> None:
+def test_measured_weights_have_not_seen_the_validation_days(plan: Plan, undisturbed: Plan) -> None:
     for file in plan.files[EXAMPLES]:
         change_column(
             file,
             "label",
             lambda rows: pc.if_else(pc.equal(rows["split"], "validation"), pc.subtract(1.0, rows["label"]), rows["label"]),
         )
-    launch(one_process(plan), spark)
+    launch(one_process(plan), NO_SPARK)
     assert np.array_equal(_weights(plan.folder / MEASURED), _weights(undisturbed.folder / MEASURED))
     assert not np.allclose(_weights(plan.folder / LAST), _weights(undisturbed.folder / LAST), atol=1e-3)
 
 
-def test_fewer_bits_and_xla_train_the_same_network(plan: Plan, spark: SparkSession, undisturbed: Plan) -> None:
-    launch(with_settings(one_process(plan), precision="mixed_bfloat16", xla=True), spark)
+def test_fewer_bits_and_xla_train_the_same_network(plan: Plan, undisturbed: Plan) -> None:
+    launch(with_settings(one_process(plan), precision="mixed_bfloat16", xla=True), NO_SPARK)
     losses, right = ([epoch["validation_loss"] for epoch in each.epochs()] for each in (plan, undisturbed))
     assert np.allclose(losses, right, rtol=0.02)
     found, undisturbed_weights = _weights(plan.folder / LAST), _weights(undisturbed.folder / LAST)
@@ -125,9 +129,10 @@ def test_fewer_bits_and_xla_train_the_same_network(plan: Plan, spark: SparkSessi
     assert np.array_equal(np.concatenate([variable.numpy().ravel() for variable in scores.variables]), found)
 
 
-def test_nccl_is_refused_by_a_horovod_without_it(plan: Plan, spark: SparkSession) -> None:
+@pytest.mark.alone
+def test_nccl_is_refused_by_a_horovod_without_it(plan: Plan) -> None:
     with pytest.raises(ModelError, match="Horovod cannot use NCCL"):
-        launch(with_settings(plan, nccl=True), spark)
+        launch(with_settings(plan, nccl=True), NO_SPARK)
 
 
 def _weights(path: Path) -> np.ndarray:
@@ -136,15 +141,13 @@ def _weights(path: Path) -> np.ndarray:
         return np.concatenate([weights[name].ravel() for name in weights.files])
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(
-    plan: Plan, spark: SparkSession, undisturbed: Plan, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_killed_training_goes_on_to_the_same_weights(plan: Plan, undisturbed: Plan, capfd: pytest.CaptureFixture[str]) -> None:
     plan = dataclasses.replace(one_process(plan), checkpoint=str(plan.folder / "lake" / "checkpoint.npz"))
     for steps in (150, 400):  # within the second epoch, and in the second stage
         threading.Thread(target=_kill_at, args=(plan, steps), daemon=True).start()
         with pytest.raises(RankError, match="goes on from the last checkpoint"):
-            launch(plan, spark)
-    launch(plan, spark)
+            launch(plan, NO_SPARK)
+    launch(plan, NO_SPARK)
     said = capfd.readouterr().out
     assert [int(steps) // 144 for steps in re.findall(r"checkpoint: (\d+) of 648 steps", said)] == [1, 2]
     assert "1 ranks" in said
@@ -275,35 +278,40 @@ def test_few_rows_make_small_batches_and_many_epochs(rows: int, epochs: int, fit
     assert (found.batch_size, found.epochs) == fitting
 
 
-def test_few_rows_are_seen_until_there_are_enough_steps(plan: Plan, spark: SparkSession) -> None:
-    launch(with_settings(plan, min_steps=100), spark)  # 100 batches of 64 are 2.2 times the rows
+@pytest.mark.alone
+def test_few_rows_are_seen_until_there_are_enough_steps(plan: Plan) -> None:
+    launch(with_settings(plan, min_steps=100), NO_SPARK)  # 100 batches of 64 are 2.2 times the rows
     assert [epoch["part"] for epoch in plan.epochs()] == [pytest.approx(n / 3) for n in (1, 2, 3)]
 
 
-def test_a_network_that_got_worse_is_refused(plan: Plan, spark: SparkSession) -> None:
+@pytest.mark.alone
+def test_a_network_that_got_worse_is_refused(plan: Plan) -> None:
     with pytest.raises(ModelError, match="The training has made the network worse than none"):
-        launch(with_settings(plan, learning_rate=1e4), spark)
+        launch(with_settings(plan, learning_rate=1e4), NO_SPARK)
 
 
-def test_what_watches_a_training_can_end_it(plan: Plan, spark: SparkSession) -> None:
+@pytest.mark.alone
+def test_what_watches_a_training_can_end_it(plan: Plan) -> None:
     def enough() -> None:
         raise InterruptedError("enough")
 
     with pytest.raises(InterruptedError, match="enough"):
-        launch(with_settings(plan, epochs=1000), spark, enough)
+        launch(with_settings(plan, epochs=1000), NO_SPARK, enough)
     assert ranks_of(plan.folder) == []
 
 
-def test_infinite_values_give_one_clear_error(plan: Plan, spark: SparkSession) -> None:
+@pytest.mark.alone
+def test_infinite_values_give_one_clear_error(plan: Plan) -> None:
     change_column(plan.files[EXAMPLES][0], "weight", lambda rows: pa.array(np.full(rows.num_rows, np.inf)))
     with pytest.raises(ModelError, match="The loss is no longer a number"):
-        launch(plan, spark)
+        launch(plan, NO_SPARK)
 
 
-def test_a_rank_without_rows_gives_one_clear_error(plan: Plan, spark: SparkSession) -> None:
+@pytest.mark.alone
+def test_a_rank_without_rows_gives_one_clear_error(plan: Plan) -> None:
     pq.write_table(pq.read_table(plan.files[EXAMPLES][0]).slice(0, 1), plan.files[EXAMPLES][0])  # a validation row
     with pytest.raises(ModelError, match="A training rank has no examples"):
-        launch(dataclasses.replace(plan, files=plan.files | {EXAMPLES: plan.files[EXAMPLES][:1]}), spark)
+        launch(dataclasses.replace(plan, files=plan.files | {EXAMPLES: plan.files[EXAMPLES][:1]}), NO_SPARK)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +329,8 @@ def test_last_words_hold_no_value(tmp_path: Path, line: str, found: str) -> None
     assert told.found.endswith(found)
 
 
-def test_a_dead_rank_ends_the_others(plan: Plan, spark: SparkSession) -> None:
+@pytest.mark.alone
+def test_a_dead_rank_ends_the_others(plan: Plan) -> None:
     killed: list[int] = []
 
     def kill_one() -> None:
@@ -334,7 +343,7 @@ def test_a_dead_rank_ends_the_others(plan: Plan, spark: SparkSession) -> None:
 
     threading.Thread(target=kill_one, daemon=True).start()
     with pytest.raises(RankError, match="A training rank died"):
-        launch(with_settings(plan, launcher="horovodrun", epochs=1000), spark)
+        launch(with_settings(plan, launcher="horovodrun", epochs=1000), NO_SPARK)
     assert killed
     time.sleep(1)
     assert ranks_of(plan.folder) == []
