@@ -86,6 +86,15 @@ def test_a_failed_job_stops_those_that_wait_for_it_and_no_others() -> None:
     assert statuses == {"bronze": "failed", "silver": "left out", "gold": "left out", "train": "done"}
 
 
+def test_a_skipped_job_is_not_run_and_those_after_it_are() -> None:
+    runner = Runner()
+    steps = run_pipeline(
+        pipeline(features={}, train={"after": ["features"]}, score={"after": ["train"]}), runner, runner.failed, ("train",)
+    )
+    assert runner.ran == ["features", "score"]
+    assert [step.status for step in steps] == ["done", "skipped", "done"]
+
+
 def test_a_job_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE", 0.1)
     cancelled = []

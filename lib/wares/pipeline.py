@@ -68,11 +68,16 @@ class Pipeline(Declared):
 
 @dataclass(frozen=True)
 class Step:
-    """What became of a job: done, failed, or left out because a job that it waits for was not done."""
+    """What became of a job: done, failed, left out because a job that it waits for was not done, or skipped as asked for."""
 
     job: str
-    status: Literal["done", "failed", "left out"]
+    status: Literal["done", "failed", "left out", "skipped"]
     seconds: float = 0.0
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the jobs after it can run. Those after a skipped one take what is there from before."""
+        return self.status in ("done", "skipped")
 
 
 def load_pipeline(path: str = PIPELINE) -> Pipeline:
@@ -104,13 +109,15 @@ def load_pipeline(path: str = PIPELINE) -> Pipeline:
     return pipeline
 
 
-def run_suite(job: Job, pipeline: Pipeline, show_users: bool = False) -> None:
+def run_suite(job: Job, pipeline: Pipeline, show_users: bool = False, skip: tuple[str, ...] = ()) -> None:
     """Run the pipeline in the job's session, and close with a summary: as text, and as a page in the lake.
 
     Args:
         show_users: Whether the summary shows a few users with their purchases and lists.
+        skip: Jobs not to run.
 
     Raises:
+        SettingsError: A job to skip is not in the pipeline.
         WaresError: A job failed; what it said has been printed.
     """
 
@@ -123,9 +130,13 @@ def run_suite(job: Job, pipeline: Pipeline, show_users: bool = False) -> None:
         job.report.say(f"  {name} failed{f', trying again ({left} left)' if left else ''}")
 
     started = datetime.now(UTC)
-    steps = run_pipeline(pipeline, run, failed)
+    if unknown := sorted(set(skip) - pipeline.jobs.keys()):
+        raise SettingsError(
+            "A job to skip is not in the pipeline.", found=", ".join(unknown), do=f"name some of {', '.join(pipeline.jobs)}"
+        )
+    steps = run_pipeline(pipeline, run, failed, skip)
     close(job, steps, started, show_users)
-    undone = [f"{step.job} {step.status}" for step in steps if step.status != "done"]
+    undone = [f"{step.job} {step.status}" for step in steps if not step.is_well]
     if undone:
         raise WaresError(
             "The suite could not do all its jobs.",
@@ -147,18 +158,25 @@ def close(job: Job, steps: list[Step], started: datetime, show_users: bool) -> N
 
 
 def run_pipeline(
-    pipeline: Pipeline, run: Callable[[str, Task], None], failed: Callable[[str, Exception, int], None]
+    pipeline: Pipeline,
+    run: Callable[[str, Task], None],
+    failed: Callable[[str, Exception, int], None],
+    skip: tuple[str, ...] = (),
 ) -> list[Step]:
     """Run the jobs one after the other. A job whose predecessor was not done is left out; the others still run.
 
     Args:
         run: Runs one job; it raises if the job fails.
         failed: Told of each failure: the job, the error, and how many tries are left.
+        skip: Jobs not to run.
     """
     steps: dict[str, Step] = {}
     for name in pipeline.order():
         task = pipeline.jobs[name]
-        if any(steps[before].status != "done" for before in task.after):
+        if name in skip:
+            steps[name] = Step(name, "skipped")
+            continue
+        if not all(steps[before].is_well for before in task.after):
             steps[name] = Step(name, "left out")
             continue
         steps[name] = _run_job(name, task, run, failed)

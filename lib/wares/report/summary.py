@@ -155,7 +155,7 @@ class Summary:
     @property
     def undone(self) -> tuple[Step, ...]:
         """The steps that failed or were left out."""
-        return tuple(step for step in self.steps if step.status != "done")
+        return tuple(step for step in self.steps if not step.is_well)
 
 
 def gather(
