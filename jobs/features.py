@@ -1,4 +1,4 @@
-"""Describes users and products as they were at each moment, and makes the examples that the model learns from."""
+"""Describes users and products as they were at each moment."""
 
 from wares.cli import Job, main
 from wares.pipeline import tables_of

@@ -9,6 +9,7 @@ from argparse import ArgumentParser
 from wares.cli import Job, main
 from wares.lake.sources import load_source
 from wares.model.tuning import SAMPLERS, Search, tune
+from wares.pipeline import tables_of
 
 
 def options(parser: ArgumentParser) -> None:
@@ -21,6 +22,7 @@ def options(parser: ArgumentParser) -> None:
 def run(job: Job) -> None:
     search = Search(job.options.space, job.options.trials, job.options.minutes, job.options.sampler)
     with job.store() as store:
+        store.refresh_all(tables_of("train"), job.report.table)
         for source in job.settings.sources:
             job.report.say(tune(store, load_source(source).name, search, job.report.say))
 

@@ -28,7 +28,7 @@ def test_every_job_of_the_project_can_be_loaded() -> None:
 
 
 def test_every_table_belongs_to_one_job() -> None:
-    belonging = [name for job in ("silver", "gold", "features") for name in tables_of(job)]
+    belonging = [name for job in ("silver", "gold", "features", "train") for name in tables_of(job)]
     assert sorted([*belonging, "gold.recommendations"]) == sorted(TABLES)
 
 

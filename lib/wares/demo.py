@@ -1,4 +1,4 @@
-"""Writes the files of the demo's shop: some 400 households of Complete Journey, as the shop would deliver them.
+"""Writes the files of the demo's shop: half a year of some 400 households of Complete Journey, as the shop would deliver them.
 
 The shop delivers one file of order lines and one of redeemed coupons each day, one of promotions each week, and one of products
 and one of households once. `make demo` takes them in as two lots: all days but the last, and then the last.
@@ -16,8 +16,10 @@ import pandas as pd
 
 ONE_IN = 6
 """Of the 2,469 households of Complete Journey the demo has those whose number this divides: 411."""
-STORES = 6
-"""The demo has the promotions of the stores in which these households bought most, of what they ever bought."""
+SINCE = pd.Timestamp("2017-07-03")
+"""The Monday of the first file; the last is that of 31 December."""
+STORES = 4
+"""The demo has the promotions of so many stores, those in which these households bought most, of what they bought."""
 LAST_LOT = date(2017, 12, 31)
 """The first day that the second lot has."""
 WEEK_1 = pd.Timestamp("2016-12-26")
@@ -35,19 +37,22 @@ def cut(data: Path) -> dict[str, pd.DataFrame]:
         data: The folder of Complete Journey's Parquet files.
     """
     lines = pd.read_parquet(data / "transactions.parquet").query("household_id % @ONE_IN == 0")
+    lines = lines.assign(day=_day(lines["transaction_timestamp"])).query("day >= @SINCE")
     coupons = pd.read_parquet(data / "coupon_redemptions.parquet").query("household_id % @ONE_IN == 0")
+    coupons = coupons.assign(day=coupons["redemption_date"].dt.normalize()).query("day >= @SINCE")
     stores = lines.groupby("store_id").size().nlargest(STORES).index
     wanted = [("store_id", "in", list(stores)), ("product_id", "in", list(lines["product_id"].unique()))]
     promotions = pd.read_parquet(data / "promotions.parquet", filters=wanted)
     promotions["starts_on"] = WEEK_1 + pd.to_timedelta(7 * (promotions.pop("week") - 1), unit="D")
     promotions["announced_on"] = promotions["starts_on"] - AHEAD
-    first = _day(lines["transaction_timestamp"]).min()
+    products = pd.read_parquet(data / "products.parquet")
+    households = pd.read_parquet(data / "demographics.parquet").query("household_id % @ONE_IN == 0")
     return {
-        "order_lines": lines.drop(columns="week").assign(day=_day(lines["transaction_timestamp"])),
-        "coupons": coupons.assign(day=coupons["redemption_date"].dt.normalize()),
-        "promotions": promotions.assign(day=promotions["announced_on"].clip(lower=first)),
-        "products": pd.read_parquet(data / "products.parquet").assign(day=first),
-        "households": pd.read_parquet(data / "demographics.parquet").query("household_id % @ONE_IN == 0").assign(day=first),
+        "order_lines": lines.drop(columns="week"),
+        "coupons": coupons,
+        "promotions": promotions.query("starts_on >= @SINCE").assign(day=promotions["announced_on"].clip(lower=SINCE)),
+        "products": products[products["product_id"].isin(lines["product_id"])].assign(day=SINCE),
+        "households": households.assign(day=SINCE),
     }
 
 

@@ -28,6 +28,7 @@ from wares.stop import cancel_work, is_stopping
 from wares.tables import TABLES
 
 PIPELINE = "conf/pipeline.yaml"
+EXAMPLES = "gold.examples"
 GRACE = 10.0
 """Seconds that a job has to end by itself once its time is up and Spark has been told to stop its work."""
 
@@ -259,13 +260,16 @@ def deadline(spark: SparkSession, name: str, minutes: float) -> Iterator[None]:
 
 
 def tables_of(job: str) -> list[str]:
-    """The tables that a job refreshes: those of silver; of gold, what does not depend on a moment; or, as `features`, what does.
+    """The tables that a job refreshes: those of silver; of gold, what does not depend on a moment; as `features`, what does; and
+    as `train`, the examples, which only training reads.
 
     A table that needs more than tables, such as a model, belongs to the job that has it.
     """
+    momentary = downstream(TABLES, "gold.moments")
     if job == "silver":
         return [name for name, file in TABLES.items() if file.layer == "silver"]
-    momentary = downstream(TABLES, "gold.moments")
     if job == "features":
-        return momentary
+        return [name for name in momentary if name != EXAMPLES]
+    if job == "train":
+        return [EXAMPLES]
     return [name for name, file in TABLES.items() if file.layer == "gold" and not file.given and name not in momentary]
