@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+import psutil
 import pyspark
 
 from wares.errors import SettingsError, WaresError
@@ -62,23 +63,23 @@ def run(command: list[str], environ: dict[str, str]) -> int:
     """The exit code of spark-submit; 130 after Ctrl-C and 143 after SIGTERM, both answered at once.
 
     spark-submit is a JVM that starts the job's Python process. Ctrl-C reaches all processes of a terminal's group, and a JVM that
-    dies of it leaves its Python process in the middle of whatever was being said to it. So both run in a group of their own, in
-    which only the Python process listens to SIGINT: it stops Spark's work, takes away what is half-written, and ends the JVM.
-    Whoever has not ended after PATIENCE is ended from here.
+    dies of it leaves its Python process in the middle of whatever was being said to it. So both run in a group of their own, and
+    only the Python process is told to stop: it stops Spark's work, takes away what is half-written, and ends the JVM. Whoever
+    has not ended after PATIENCE is ended from here.
     """
     stop = _Stop()
-    # A JVM and Python keep a signal ignored that was ignored when they started; `wares.stop` listens to it all the same.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = subprocess.Popen(command, env=environ, start_new_session=True)
     for number in SIGNALS:
         signal.signal(number, stop)
     code = None
     while code is None:
         try:
-            code = process.wait(0.5)
+            code = process.wait(0.3)
         except subprocess.TimeoutExpired:
-            if (sign := stop.due()) is not None:
-                os.killpg(process.pid, sign)
+            if stop.is_overdue():
+                _end_group(process.pid)
+            elif stop.number is not None:
+                _interrupt(process.pid)
     if stop.number is not None:
         _end_group(process.pid)
         print(STOPPED, file=sys.stderr, flush=True)
@@ -86,8 +87,20 @@ def run(command: list[str], environ: dict[str, str]) -> int:
     return code if code >= 0 else 128 - code
 
 
+def _interrupt(jvm: int) -> None:
+    """Send SIGINT to the job's Python process, again and again, since one that comes while Python starts may be lost; end a JVM
+    that has not started it yet."""
+    with suppress(psutil.NoSuchProcess):
+        children = psutil.Process(jvm).children()
+        for child in children:
+            if "pyspark.daemon" not in child.cmdline():
+                child.send_signal(signal.SIGINT)
+        if not children:
+            os.kill(jvm, signal.SIGTERM)
+
+
 class _Stop:
-    """Answers the signals that stop a job, and tells which to pass on.
+    """Answers the signals that stop a job.
 
     Attributes:
         number: The first signal that came; None if none has.
@@ -103,12 +116,9 @@ class _Stop:
             self.number, self._since = number, time.monotonic()
             print(STOPPING, file=sys.stderr, flush=True)
 
-    def due(self) -> signal.Signals | None:
-        """What to send to the job's processes now: SIGINT again and again, since one that comes while Python starts is lost."""
-        if self.number is None:
-            return None
-        late = time.monotonic() - self._since > PATIENCE
-        return signal.SIGKILL if late or self._times > 2 else signal.SIGINT
+    def is_overdue(self) -> bool:
+        """Whether nobody need wait for the job any longer: PATIENCE is over, or the signal came again and again."""
+        return self.number is not None and (time.monotonic() - self._since > PATIENCE or self._times > 2)
 
 
 def _end_group(group: int) -> None:
