@@ -35,7 +35,7 @@ ALONE = {"--verbose", "-v", "--supervise", "--version", "--help", "-h"}
 """The options of Spark's spark-submit that no value follows."""
 
 SPARK_HOME = Path(pyspark.__file__).parent
-PATIENCE = 12.0
+PATIENCE = 13.0
 """Seconds that a job has to stop by itself after a signal."""
 ONE_MACHINE = ("spark.driver.host", "spark.driver.bindAddress")
 """Settings of a session on one machine that would cut it off from a cluster."""
@@ -90,12 +90,15 @@ def run(command: list[str], environ: dict[str, str]) -> int:
 def _interrupt(jvm: int) -> None:
     """Send SIGINT to the job's Python process, again and again, since one that comes while Python starts may be lost; end a JVM
     that has not started it yet."""
+    children = []
     with suppress(psutil.NoSuchProcess):
         children = psutil.Process(jvm).children()
-        for child in children:
+    for child in children:
+        with suppress(psutil.NoSuchProcess):  # a worker of Spark that has just ended
             if "pyspark.daemon" not in child.cmdline():
                 child.send_signal(signal.SIGINT)
-        if not children:
+    if not children:
+        with suppress(ProcessLookupError):
             os.kill(jvm, signal.SIGTERM)
 
 

@@ -118,7 +118,7 @@ def _end(process: subprocess.Popen[str]) -> None:
         if process.poll() is None:
             os.killpg(process.pid, sign)
             try:
-                process.wait(5)
+                process.wait(3)
             except subprocess.TimeoutExpired:
                 continue
 
