@@ -79,6 +79,11 @@ def write_csv(folder: Path, name: str, *lines: str, header: str = HEADER) -> Pat
     return path
 
 
+def either(*folders: Path) -> Path:
+    """What a declaration calls the files in any of these folders. A lake that is copied knows its files by where they stand."""
+    return Path(f"/{{{','.join(str(folder).lstrip('/') for folder in folders)}}}")
+
+
 def open_store(
     spark: SparkSession, root: Path, *sources: str, tables: dict[str, TableFile] = TABLES, catalog: str | None = None
 ) -> Store:

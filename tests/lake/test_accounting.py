@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from helpers import HEADER, open_store, shop, write_csv, write_source
+from helpers import HEADER, either, open_store, shop, write_csv, write_source
 from pyspark.sql import DataFrame, SparkSession
 from wares.lake.delta import Commit, Write
 from wares.lake.meta import Account
@@ -234,39 +234,36 @@ def test_a_second_run_with_nothing_new_commits_nothing(spark: SparkSession, lake
 # Lakes that change
 
 
-def test_a_new_file_of_one_source_is_taken_once_and_the_other_source_stays(spark: SparkSession, tmp_path: Path) -> None:
-    write_csv(tmp_path / "shop", "1.csv", "1,a,u1,p1,2024-03-01 10:00:00,2,1.50,")
-    write_parquet(tmp_path / "market", "1.parquet", 1, datetime(2024, 1, 1))
-    paths = [write_source(tmp_path, shop(tmp_path / "shop")), write_source(tmp_path, market(tmp_path / "market"))]
-    with open_store(spark, tmp_path, *paths) as store:
-        take_in(store, *paths)
-    write_csv(tmp_path / "shop", "2.csv", "2,a,u1,p1,2024-03-02 10:00:00,2,1.50,", "3,a,u1,p1,2024-03-02 10:00:00,2x,1.50,")
-    with open_store(spark, tmp_path, paths[0]) as store:
-        outcomes = take_in(store, paths[0])
+def test_a_new_file_of_one_source_is_taken_once_and_the_other_source_stays(
+    spark: SparkSession, lake: Lake, tmp_path: Path
+) -> None:
+    before, _, root = lake
+    shutil.copytree(root / "lake", tmp_path / "lake")
+    path = write_source(tmp_path, shop(either(root / "shop", tmp_path)))
+    write_csv(tmp_path, "3.csv", "7,a,u1,p1,2024-03-02 10:00:00,2,1.50,", "8,a,u1,p1,2024-03-02 10:00:00,2x,1.50,")
+    with open_store(spark, tmp_path, path) as store:
+        outcomes = take_in(store, path)
         assert counts(outcomes["bronze.shop_lines"]) == ("written", 2, 2, 0, 0)
-        assert counts(outcomes["silver.orders"]) == ("changed", 4, 3, 1, 0)
+        assert counts(outcomes["silver.orders"]) == ("changed", 12, 7, 3, 2)
         assert outcomes["silver.orders"].rows == (1, 0, 0)
         kept = {(row["source"], row["order_id"]) for row in store.read("silver.orders").collect()}
-        assert kept == {("shop", "1"), ("shop", "2"), ("market", "1")}
-        assert places(store.read("bronze.shop_lines")) == {("1.csv", 0), ("2.csv", 0), ("2.csv", 1)}
+        assert kept == {("shop", "1"), ("shop", "2"), ("shop", "3"), ("shop", "4"), ("shop", "6"), ("shop", "7"), ("market", "1")}
+        arrived = places(store.read("bronze.shop_lines")) - places(before.read("bronze.shop_lines"))
+        assert arrived == {("3.csv", 0), ("3.csv", 1)} and store.read("bronze.shop_lines").count() == 11
 
-        write_csv(tmp_path / "shop", "3.csv")  # a file without rows is taken in too
-        outcomes = take_in(store, paths[0])
+        write_csv(tmp_path, "4.csv")  # a file without rows is taken in too
+        outcomes = take_in(store, path)
         assert counts(outcomes["bronze.shop_lines"]) == ("written", 0, 0, 0, 0)
-        assert store.rejected("silver.orders").count() == 1
-    assert {row["file"].rpartition("/")[2] for row in store.read("meta.files").collect()} == {
-        "1.csv",
-        "2.csv",
-        "3.csv",
-        "1.parquet",
-    }
+        assert store.rejected("silver.orders").count() == 3
+    files = sorted(row["file"].rpartition("/")[2] for row in store.read("meta.files").collect())
+    assert files == ["3.csv", "4.csv", "day 1.csv", "day 2.csv", "week.parquet"]
 
     # A table that was deleted is written again, once.
     shutil.rmtree(tmp_path / "lake" / "silver" / "orders")
-    with open_store(spark, tmp_path, paths[0]) as store:
+    with open_store(spark, tmp_path, path) as store:
         outcome = store.refresh("silver.orders")
-        assert (outcome.version, *counts(outcome)) == (0, "written", 4, 3, 1, 0)
-    assert open_store(spark, tmp_path, paths[0]).__enter__().refresh("silver.orders").status == "unchanged"
+        assert (outcome.version, *counts(outcome)) == (0, "written", 12, 7, 3, 2)
+    assert open_store(spark, tmp_path, path).__enter__().refresh("silver.orders").status == "unchanged"
 
 
 def test_rejected_rows_are_replayed_once_their_mapping_is_repaired(spark: SparkSession, tmp_path: Path) -> None:
