@@ -94,8 +94,11 @@ def set_up(folder: Path, uv: str) -> subprocess.Popen[str]:
     tools = folder / "bin"
     tools.mkdir(exist_ok=True)
     (tools / "uv").write_text(f'#!/usr/bin/env bash\n[[ $1 == --version ]] && echo "uv 1.2.3" && exit\n{uv}\n', encoding="utf-8")
-    (tools / "uv").chmod(0o755)
-    environ = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
+    (tools / "java").write_text("#!/usr/bin/env bash\necho 'openjdk version \"17.0.1\"'\n", encoding="utf-8")
+    for tool in ("uv", "java"):
+        (tools / tool).chmod(0o755)
+    environ = {name: value for name, value in os.environ.items() if name != "JAVA_HOME"}
+    environ["PATH"] = f"{tools}:{environ['PATH']}"
     command = [folder / "conf" / "setup.sh", sys.executable, "requirements.lock", "1.2.3"]
     return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -120,7 +123,7 @@ def test_a_step_that_fails_says_in_one_line_what_to_do(tmp_path: Path, said: str
 
 def test_set_up_can_be_stopped_and_goes_on(tmp_path: Path) -> None:
     with set_up(project(tmp_path), "echo at work; sleep 120") as process:
-        while not (tmp_path / ".tools" / "setup-packages.log").exists():
+        while not (tmp_path / ".tools" / "setup-packages.log").exists() and process.poll() is None:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
