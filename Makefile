@@ -28,9 +28,7 @@ demo-full: setup  ## Run the whole way on all of Complete Journey, into ./lake-f
 test: setup  ## Run all tests
 	.venv/bin/python -m pytest $(BESIDE)
 
-check: setup  ## Check the style, and run the tests that need no Spark
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
+check: lint  ## Check the style, and run the tests that need no Spark
 	.venv/bin/python -m pytest $(BESIDE) -m "not slow and not spark"
 
 proofs: setup  ## Run the slow proofs: random cases of lineage, flow, cutting by key and refresh by change; ranks that come and go; the notebooks in Jupyter

@@ -89,7 +89,7 @@ def project(folder: Path) -> Path:
     return folder
 
 
-def set_up(folder: Path, uv: str) -> subprocess.Popen[str]:
+def set_up(folder: Path, uv: str, **variables: str) -> subprocess.Popen[str]:
     """Set-up with a `uv` of its own that does what the shell lines `uv` say."""
     tools = folder / "bin"
     tools.mkdir(exist_ok=True)
@@ -98,9 +98,17 @@ def set_up(folder: Path, uv: str) -> subprocess.Popen[str]:
     for tool in ("uv", "java"):
         (tools / tool).chmod(0o755)
     environ = {name: value for name, value in os.environ.items() if name != "JAVA_HOME"}
-    environ["PATH"] = f"{tools}:{environ['PATH']}"
+    environ |= {"PATH": f"{tools}:{environ['PATH']}", **variables}
     command = [folder / "conf" / "setup.sh", sys.executable, "requirements.lock", "1.2.3"]
     return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_system_is_checked_before_anything_is_fetched(tmp_path: Path) -> None:
+    with set_up(project(tmp_path), "exit 1", JAVA_HOME="/nowhere") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.count("\n")) == (1, "", 1)
+    assert "JAVA_HOME" in err
+    assert list((tmp_path / ".tools").iterdir()) == []  # no uv, no log of a step
 
 
 @pytest.mark.parametrize(

