@@ -75,8 +75,8 @@ compile_horovod() {
 
 fetch_jars() { PYTHONPATH=lib .venv/bin/python -m wares.lake.session; }
 
-# What jobs import is compiled by importing it: two ranks that start at once would each do it again.
-compile_imports() { .venv/bin/python -c 'import delta, keras, mlflow.pyfunc, mlflow.store.tracking.sqlalchemy_store, pandas, pyspark.sql, scipy.sparse, tensorflow'; }
+# What jobs import is compiled by importing it, also where Python is told to write no bytecode: each start would do it again.
+compile_imports() { env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c 'import delta, keras, mlflow.pyfunc, mlflow.store.tracking.sqlalchemy_store, pandas, pyspark.sql, scipy.sparse, tensorflow'; }
 
 mkdir -p .tools
 conf/check-system.sh "$python"
